@@ -1,0 +1,109 @@
+"""Models in the published layout: a folder with config.json, model.safetensors and the tokenizer's files, in and out.
+
+What is written here opens in transformers without remote code; what transformers wrote opens here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hornbook import families
+from hornbook.errors import DamagedError, UserError
+from hornbook.families.weights import from_published, to_published
+from hornbook.files import written_folder
+from hornbook.model import TransformerModel
+from hornbook.text.tokenizer import Tokenizer
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
+
+
+def load(name_or_path: str | Path) -> tuple[TransformerModel, Tokenizer]:
+    """The model and tokenizer of a published folder or of a finished run (its `model` folder)."""
+    folder = model_folder(Path(name_or_path))
+    return load_model(folder), Tokenizer.load(folder)
+
+
+def model_folder(path: Path) -> Path:
+    """The folder that holds a config.json: `path` itself, or the `model` folder of a run."""
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    if (path / "plan.json").exists() or (path / "recipe.toml").exists():
+        raise UserError(
+            "this run has no finished model yet", where=str(path), fix="run the command that began it again: it continues by itself"
+        )
+    why = "there is no config.json in it" if path.exists() else "there is nothing at that path"
+    raise UserError(f"no model at {path}", where=str(path), why=why, fix="name a model folder or a run folder, such as runs/quickstart")
+
+
+def load_model(folder: Path) -> TransformerModel:
+    """The model of a published folder, ready to answer, in the precision of its weights. Every misfit is an error that names it."""
+    config = _read_json(folder / "config.json")
+    with torch.device("meta"):
+        model = families.build(config, str(folder / "config.json"))
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    tied = [name for name, _ in model.spec.ties]
+    ours = from_published(families.family(config).WEIGHTS, _published(folder), shapes, tied, str(folder))
+    ours |= {name: ours[owner] for name, owner in model.spec.ties}
+    model.load_state_dict(ours, strict=True, assign=True)
+    model.tie()
+    return model.requires_grad_(True).eval()
+
+
+def _published(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            tensors |= load_file(folder / name)
+        except FileNotFoundError as error:
+            raise UserError("the model has no weights", where=str(folder / name), fix="copy that file into the folder") from error
+        except SafetensorError as error:
+            raise DamagedError(
+                "the weights cannot be read", where=str(folder / name), why=str(error), fix="copy or export the model again"
+            ) from error
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError("a model file cannot be read", where=str(path), why=str(error), fix="copy or export the model again") from error
+    if not isinstance(value, dict):
+        raise UserError("a model file must hold a JSON object", where=str(path), fix="copy or export the model again")
+    return value
+
+
+def save(model: TransformerModel, tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, card: str = "") -> None:
+    """Write the folder whole: config, weights, tokenizer, and the model card where there is one."""
+    with written_folder(Path(folder), dict(about or {})) as target:
+        write_model(model, target)
+        tokenizer.save(target)
+        if card:
+            (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_model(model: TransformerModel, folder: Path) -> None:
+    """config.json, generation_config.json and model.safetensors into an open folder."""
+    tied = {name for name, _ in model.spec.ties}
+    ours = {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in tied}
+    published = to_published(families.family(model.config).WEIGHTS, ours)
+    save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
+    ends = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
+    for name, value in (("config.json", model.config), ("generation_config.json", ends)):
+        (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def context_length(model: TransformerModel) -> int | None:
+    """How many positions the model's config allows; None where it does not say."""
+    return next((int(model.config[key]) for key in CONTEXT_KEYS if key in model.config), None)

@@ -1,0 +1,80 @@
+"""Training state on disk: weights, optimizer moments and positions in one verified folder per step.
+
+Tensors go into safetensors, everything else into JSON. The newest folder that verifies is the state; older or damaged ones are
+never mixed in.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hornbook.errors import DamagedError
+from hornbook.files import verified, written_folder
+from hornbook.model import TransformerModel
+from hornbook.optim.build import Optimizers
+
+KEEP = 2  # the newest, and the one before in case the newest is damaged
+
+
+def save_state(
+    folder: Path, step: int, model: TransformerModel, optimizer: Optimizers, position: dict[str, Any], run: dict[str, Any]
+) -> None:
+    """Write `folder/step-N`, then forget all but the newest few. `run` names what the state belongs to and is given back."""
+    tensors = {f"model/{name}": value.detach() for name, value in model.state_dict().items() if name not in _tied(model)}
+    plain: list[list[dict[str, Any]]] = []
+    for number, part in enumerate(optimizer.parts):
+        whole = part.state_dict()
+        for index, values in whole["state"].items():
+            for key, value in values.items():
+                tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value)
+        plain.append(whole["param_groups"])
+    tensors["random"] = torch.get_rng_state()
+    with written_folder(folder / f"step-{step:08d}", {"step": step}) as target:
+        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, target / "state.safetensors")
+        record = {"step": step, "position": position, "groups": plain, "run": run}
+        (target / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def load_state(
+    folder: Path, model: TransformerModel, optimizer: Optimizers, say: Callable[[str], None]
+) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    """Restore the newest state that verifies: (step, position, run), or None where there is none. Damage is said, not hidden."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            verified(path)
+        except DamagedError as error:
+            say(f"{path} is damaged and left out ({error.why}: {error.where})")
+            continue
+        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(path / "state.safetensors")
+        weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
+        model.load_state_dict(weights, strict=False)
+        model.tie()
+        for number, part in enumerate(optimizer.parts):
+            part.load_state_dict({"state": _moments(tensors, number), "param_groups": record["groups"][number]})
+        torch.set_rng_state(tensors["random"])
+        return record["step"], record["position"], record["run"]
+    return None
+
+
+def _tied(model: TransformerModel) -> set[str]:
+    return {name for name, _ in model.spec.ties}
+
+
+def _moments(tensors: dict[str, Tensor], number: int) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(f"optimizer/{number}/"):
+            _, _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = value
+    return state

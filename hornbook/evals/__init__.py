@@ -1,0 +1,1 @@
+"""What a model is worth: tasks, scores with intervals, and the report of a run."""

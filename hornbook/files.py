@@ -1,0 +1,195 @@
+"""The one writer of run state: a file or a folder is either whole or not there.
+
+A folder is written under a temporary name beside its place; every file is flushed to disk, a manifest with sizes and sha256 comes
+last, then the folder takes its name. A reader trusts only a folder whose manifest verifies. Metrics alone are appended to.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hornbook.errors import BusyError, DamagedError, UserError
+
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@contextmanager
+def written_folder(target: Path, about: dict[str, Any] | None = None) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on a clean exit it becomes `target`, with `about` kept in its manifest.
+
+    A folder that stood at `target` is replaced. On any error the temporary folder goes and `target` stays as it was. A full disk
+    or a folder that may not be written is a `UserError`.
+    """
+    temporary = target.with_name(f".{target.name}.writing-{os.getpid()}")
+    with _disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _forget_leftovers(target)
+        temporary.mkdir()
+    try:
+        with _disk_errors(target):
+            yield temporary
+            _seal(temporary, about or {})
+            old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+            if target.exists():
+                target.rename(old)
+            temporary.rename(target)
+            _sync_folder(target.parent)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _seal(folder: Path, about: dict[str, Any]) -> None:
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    _write_synced(folder / MANIFEST, json.dumps({"about": about, "files": files}, indent=1, ensure_ascii=False) + "\n")
+    _sync_folder(folder)
+
+
+def _forget_leftovers(target: Path) -> None:
+    """Remove what a killed writer of the same target left."""
+    for kind in ("writing", "replaced"):
+        for path in target.parent.glob(f".{target.name}.{kind}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def verified(folder: Path) -> dict[str, Any]:
+    """The `about` of a folder whose every file has the size and sha256 of its manifest; `DamagedError` otherwise."""
+    manifest = folder / MANIFEST
+    try:
+        record = json.loads(manifest.read_text(encoding="utf-8"))
+        files, about = record["files"], record["about"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = "it was never written to its end" if isinstance(error, FileNotFoundError) else str(error)
+        raise DamagedError("no manifest that can be read", where=str(manifest), why=why, fix="delete the folder") from error
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
+            raise DamagedError(
+                "a stored file differs from its manifest", where=str(path), why="it was cut, changed or lost", fix="delete the folder"
+            )
+    return dict(about)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step."""
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+        try:
+            _write_synced(temporary, text)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Add one JSON line; a reader takes the last row of a step that was run twice and leaves out a cut last line."""
+    with _disk_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue  # the line that a kill cut; the step behind it was run again
+    return rows
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold `folder` against a second writer; the lock of a process that died is free by itself."""
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise BusyError(
+                "another process is writing this folder", where=str(folder), why=f"process {file.read().strip() or 'unknown'}",
+                fix="wait for it, stop it, or choose another --out",
+            ) from error  # fmt: skip
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        file.close()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into an error with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        fixes = {
+            errno.ENOSPC: "free some space, or write elsewhere with --out; the same command then continues",
+            errno.EDQUOT: "free some of your quota, or write elsewhere with --out; the same command then continues",
+            errno.EFBIG: "raise the file size limit (ulimit -f), or write elsewhere with --out",
+            errno.EACCES: "choose a folder that you may write with --out",
+            errno.EPERM: "choose a folder that you may write with --out",
+            errno.EROFS: "choose a folder that you may write with --out",
+            errno.ENOTDIR: "a file stands where a folder is needed: choose another --out",
+            errno.EEXIST: "a file stands where a folder is needed: choose another --out",
+        }
+        if error.errno not in fixes:
+            raise
+        place = shutil.disk_usage(_existing(path)).free
+        raise UserError(
+            f"cannot write {path}", where=str(error.filename or path), why=f"{error.strerror}; {place / 1e6:.0f} MB are free there",
+            fix=fixes[error.errno],
+        ) from error  # fmt: skip
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,82 @@
+"""Residuals, blocks and the tower: x (B, T, D) -> x, layer after layer.
+
+One line carries every published order of norms: x -> outer(x + post(op(pre(x)))). Pre-norm fills `pre`, post-norm fills `outer`,
+sandwich fills `pre` and `post`. Differences between layers are data: a tower holds one block spec per layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from hornbook.model.attention import AttentionLayer, default_positions
+from hornbook.model.spec import Context, Spec, build
+
+
+@dataclass(frozen=True)
+class Residual:
+    op: Spec
+    pre: Spec | None = None
+    post: Spec | None = None
+    outer: Spec | None = None
+
+    def build(self, dim: int) -> ResidualLayer:
+        return ResidualLayer(self, dim)
+
+
+class ResidualLayer(nn.Module):
+    def __init__(self, spec: Residual, dim: int):
+        super().__init__()
+        self.op = spec.op.build(dim)
+        self.pre, self.post, self.outer = (build(norm, dim) for norm in (spec.pre, spec.post, spec.outer))
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return self.outer(x + self.post(self.op(self.pre(x), ctx)))
+
+
+@dataclass(frozen=True)
+class Block:
+    attn: Residual
+    ffn: Residual | None = None
+
+    def build(self, dim: int) -> BlockLayer:
+        return BlockLayer(self, dim)
+
+
+class BlockLayer(nn.Module):
+    def __init__(self, spec: Block, dim: int):
+        super().__init__()
+        self.attn = spec.attn.build(dim)
+        self.ffn = spec.ffn.build(dim) if spec.ffn else None
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        x = self.attn(x, ctx)
+        return x if self.ffn is None else self.ffn(x, ctx)
+
+
+@dataclass(frozen=True)
+class Tower:
+    dim: int
+    blocks: tuple[Block, ...]
+    norm: Spec | None = None
+
+    def build(self) -> TowerLayer:
+        return TowerLayer(self)
+
+
+class TowerLayer(nn.Module):
+    def __init__(self, spec: Tower):
+        super().__init__()
+        self.blocks = nn.ModuleList(block.build(spec.dim) for block in spec.blocks)
+        self.norm = build(spec.norm, spec.dim)
+        layers = [module for module in self.modules() if isinstance(module, AttentionLayer)]
+        self.ropes = tuple(dict.fromkeys(layer.rope for layer in layers if layer.rope is not None))
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        if self.ropes:
+            positions_bt = default_positions(x) if ctx.positions_bt is None else ctx.positions_bt
+            ctx = replace(ctx, rotations={rope: rope.angles(positions_bt, x.dtype) for rope in self.ropes})
+        for layer, block in enumerate(self.blocks):
+            x = block(x, ctx if ctx.cache is None else replace(ctx, layer=layer))
+        return self.norm(x)

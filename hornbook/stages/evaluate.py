@@ -1,0 +1,88 @@
+"""What the trained models are worth: bits per byte of held-out documents, exact match on held-out questions, stories in grammar."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hornbook.checkpoint.pretrained import context_length, load_model
+from hornbook.data.town import Town
+from hornbook.evals.task import Score, bits_per_byte, exact_match
+from hornbook.files import written_folder
+from hornbook.generate.decode import generate
+from hornbook.generate.sampling import Sampling
+from hornbook.model import TransformerModel
+from hornbook.stages.corpus import saved_documents, saved_rows
+from hornbook.stages.keep import kept, lineage
+from hornbook.stages.voice import Voice
+from hornbook.text.tokenizer import Tokenizer
+
+STORY = Sampling(max_tokens=400, temperature=0.7, top_p=0.95)
+
+
+def evaluate(
+    base: Path, tuned: Path, tokenizer: Tokenizer, corpus: Path, town: Town | None, folder: Path, device: torch.device, voice: Voice
+) -> dict[str, Any]:
+    """Score both models; `town` checks stories where the corpus is the town. Returns the record of report.json's `evaluation`."""
+    inputs = {"base": lineage(base), "tuned": lineage(tuned), "corpus": lineage(corpus)}
+    voice.begin("evaluate", "held-out documents and questions")
+    if kept(folder, inputs):
+        voice.end("kept from before")
+        return dict(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
+    texts = [document.text for document in saved_documents(corpus, "held_out")]
+    models = [load_model(path).to(device) for path in (base, tuned)]
+    context = context_length(models[1]) or 256
+    before, after = (bits_per_byte(model, tokenizer, texts, context) for model in models)
+    record: dict[str, Any] = {
+        "bits_per_byte": {
+            "pretrained": before.value, "pretrained_interval": list(before.interval), "final": after.value,
+            "interval": list(after.interval), "documents": after.documents, "bytes": after.bytes,
+        }
+    }  # fmt: skip
+    questions = _questions(models[1], tokenizer, corpus, voice)
+    if questions:
+        record["questions"] = questions
+    if town is not None:
+        record["stories"] = _stories(models[1], tokenizer, corpus, town)
+    with written_folder(folder, {"inputs": inputs}) as target:
+        (target / "evaluation.json").write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+    voice.end(summary(record))
+    return record
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The scores in one line."""
+    figures = record["bits_per_byte"]
+    parts = [f"{figures['pretrained']:.3f} bits per byte pretrained, {figures['final']:.3f} tuned"]
+    parts += [f"{kind} {row['correct']}/{row['total']}" for kind, row in record.get("questions", {}).items()]
+    if "stories" in record:
+        parts.append(f"sampled stories in grammar {record['stories']['correct']}/{record['stories']['total']}")
+    return "; ".join(parts)
+
+
+def _questions(model: TransformerModel, tokenizer: Tokenizer, corpus: Path, voice: Voice) -> dict[str, Any]:
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in saved_rows(corpus, "questions"):
+        kinds.setdefault(row["kind"], []).append(row)
+    scores = {}
+    for number, (kind, rows) in enumerate(kinds.items()):
+        voice.progress(number, len(kinds), {})
+        pairs = [(row["prompt"], row["answer"]) for row in rows]
+        scores[kind] = exact_match(model, tokenizer, pairs, chance=rows[0].get("chance")).record()
+    return scores
+
+
+def _stories(model: TransformerModel, tokenizer: Tokenizer, corpus: Path, town: Town) -> dict[str, Any]:
+    """Sample a story to each held-out title; right is a story without a violation that ended by itself."""
+    prompts = [row["prompt"] for row in saved_rows(corpus, "story_prompts")]
+    score, reasons = Score(), Counter[str]()
+    for prompt, found in zip(prompts, generate(model, tokenizer, prompts, STORY), strict=True):
+        violations = town.check_story(prompt + found.text) + ([] if found.finish == "stop" else ["it does not end"])
+        reasons.update(violation.partition(":")[0] for violation in violations)
+        score.add(not violations, {"prompt": prompt, "expected": "; ".join(violations), "answer": found.text}, keep=4)
+    sampling = f"temperature {STORY.temperature}, top-p {STORY.top_p}"
+    return score.record() | {"violations": dict(reasons), "sampling": sampling}

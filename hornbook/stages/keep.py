@@ -1,0 +1,61 @@
+"""A finished stage is kept: its folder verifies and names the very inputs that it was made from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hornbook.errors import DamagedError, UserError
+from hornbook.files import MANIFEST, append_line, digest, read_lines, verified
+
+TIMINGS = "timings.jsonl"
+
+
+def kept(folder: Path, inputs: dict[str, Any], remake: bool = False) -> bool:
+    """True where `folder` was finished from `inputs`, False where it has to be made.
+
+    A folder made from other inputs is an error unless `remake` allows it to be made again.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        about = verified(folder)
+    except DamagedError:
+        return False
+    if about.get("inputs") == inputs or remake:
+        return about.get("inputs") == inputs
+    theirs = about.get("inputs", {})
+    differing = [key for key in inputs if theirs.get(key) != inputs[key]]
+    raise UserError(
+        "the output folder belongs to another run", where=str(folder),
+        why=", ".join(f"{key} was {theirs.get(key)!r} and is now {inputs[key]!r}" for key in differing[:3]),
+        fix="choose another folder, or delete this one",
+    )  # fmt: skip
+
+
+def lineage(folder: Path) -> str:
+    """One hash for all files of a finished folder."""
+    return digest(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+
+
+@contextmanager
+def timed(run: Path, stage: str) -> Iterator[None]:
+    """Add the stage's wall time to the run's record, also where it is cut short, so that a resumed run counts all its parts."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        if run.is_dir():
+            append_line(run / TIMINGS, {"stage": stage, "seconds": time.perf_counter() - start})
+
+
+def timings(run: Path) -> dict[str, float]:
+    """Seconds per stage, in the order in which the stages first ran."""
+    seconds: dict[str, float] = {}
+    for row in read_lines(run / TIMINGS):
+        seconds[row["stage"]] = seconds.get(row["stage"], 0.0) + row["seconds"]
+    return seconds

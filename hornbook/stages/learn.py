@@ -1,0 +1,180 @@
+"""The two training stages: shards -> a pretrained model, and its conversations -> a model that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hornbook import families
+from hornbook.checkpoint.pretrained import load_model, write_model
+from hornbook.data.batches import Batches, Rows, StreamRows
+from hornbook.data.documents import Document
+from hornbook.data.packing import pack
+from hornbook.data.shards import read_ids
+from hornbook.errors import UserError
+from hornbook.evals.task import bits_per_byte
+from hornbook.files import append_line, digest, read_lines, written_folder
+from hornbook.generate.decode import generate
+from hornbook.generate.sampling import Sampling
+from hornbook.model import TransformerModel, initialize
+from hornbook.optim.build import build_optimizer
+from hornbook.optim.schedule import warmup_decay
+from hornbook.stages.corpus import saved_documents, saved_rows
+from hornbook.stages.keep import kept, lineage
+from hornbook.stages.settings import Recipe, SftRecipe
+from hornbook.stages.tokens import lengths
+from hornbook.stages.voice import Voice
+from hornbook.text.chat import document as document_ids
+from hornbook.text.tokenizer import Tokenizer
+from hornbook.train.loop import Hook, Run, fit
+from hornbook.train.objective import causal_lm
+from hornbook.tune.sft import continuations, examples
+
+HOOKS, HELD_OUT = 4, 40  # looks at held-out text during a run, and how many documents each look reads
+METRICS = "metrics.jsonl"
+SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
+
+
+def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The recipe's `[model]`, completed by what the tokenizer and the recipe decide."""
+    architecture = families.family(recipe.model, "[model]").ARCHITECTURE
+    ends = {"bos_token_id": tokenizer.special("<|bos|>"), "eos_token_id": tokenizer.end_ids[0], "pad_token_id": tokenizer.end_ids[0]}
+    config = {"architectures": [architecture], "vocab_size": tokenizer.vocab_size, **recipe.model, **ends}
+    if config["vocab_size"] < tokenizer.vocab_size:
+        raise UserError(
+            f"vocab_size must hold the tokenizer: {config['vocab_size']} < {tokenizer.vocab_size}", where="[model]: vocab_size",
+            fix="leave it out of [model]",
+        )  # fmt: skip
+    return config
+
+
+def pretrain(
+    recipe: Recipe, tokenizer: Tokenizer, corpus: Path, shards: Path, run: Path, device: torch.device, voice: Voice, resume: str
+) -> Path:
+    """Train a model from nothing on the shards; returns the folder of the finished model. Continues where it was stopped."""
+    config, folder = model_config(recipe, tokenizer), run / "pretrained"
+    inputs = {"shards": lineage(shards), "recipe": digest(_settings(recipe)), "config": config}
+    model = families.build(config, "[model]")
+    size = sum(parameter.numel() for parameter in model.parameters())
+    voice.begin("pretrain", f"{size:,} parameters, {recipe.steps} steps of {recipe.rows * recipe.accumulate * recipe.context} tokens")
+    if kept(folder, inputs):
+        voice.end("kept from before")
+        return folder
+    initialize(model, recipe.seed, recipe.init_std).to(device)
+    ids = read_ids(shards / "train.bin", tokenizer.vocab_size)
+    rows = StreamRows(ids, recipe.context, lengths(tokenizer), recipe.seed)
+    if not len(rows):
+        raise UserError(
+            "there is too little text for one row", where=str(shards), why=f"{len(ids)} tokens, rows of {recipe.context}",
+            fix="give more text, or a smaller context",
+        )  # fmt: skip
+    hooks = [_held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
+    _train(model, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
+    _save(model, tokenizer, folder, inputs)
+    return folder
+
+
+def sft(
+    recipe: SftRecipe, tokenizer: Tokenizer, corpus: Path, base: Path, run: Path, device: torch.device, voice: Voice, resume: str
+) -> Path:
+    """Fine-tune the model of `base` on the corpus's conversations; returns the folder of the finished model."""
+    folder = run / "tuned"
+    inputs = {"base": lineage(base), "corpus": lineage(corpus), "recipe": digest(_settings(recipe))}
+    voice.begin("sft", f"{recipe.steps} steps")
+    if kept(folder, inputs):
+        voice.end("kept from before")
+        return folder
+    model = load_model(base).to(device)
+    context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
+    conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
+    conversations = conversations or list(continuations(documents[: 20 * recipe.steps]))
+    replayed = documents[-max(1, int(recipe.replay * len(conversations))) :] if recipe.replay else []
+    rows, too_long = pack(_examples(tokenizer, conversations, replayed, context), context, tokenizer.end_ids[0], lengths(tokenizer))
+    if not len(rows):
+        raise UserError("no conversation fits the model's context", where=str(corpus), fix="use shorter conversations, or more context")
+    if too_long:
+        voice.say(f"{too_long} of {len(conversations)} conversations are longer than {context} tokens and are left out")
+    hooks = [_held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations))]
+    _train(model, rows, recipe, inputs, "sft", run, device, voice, resume, hooks)
+    _save(model, tokenizer, folder, inputs)
+    return folder
+
+
+def _examples(tokenizer: Tokenizer, conversations: list[Document], replayed: list[Document], context: int) -> Any:
+    yield from examples(tokenizer, conversations)
+    for document in replayed:
+        ids = document_ids(tokenizer, document.text)[: context + 1]
+        yield ids, [1] * len(ids)
+
+
+def _train(
+    model: TransformerModel, rows: Rows, recipe: Recipe | SftRecipe, inputs: dict[str, Any], stage: str, run: Path,
+    device: torch.device, voice: Voice, resume: str, hooks: list[Hook],
+) -> None:  # fmt: skip
+    batches = Batches(rows, recipe.rows, recipe.seed, device)
+    decay = recipe.weight_decay if isinstance(recipe, Recipe) else 0.0
+    optimizer = build_optimizer(
+        model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=decay
+    )  # fmt: skip
+    schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay)
+    settings = Run(
+        steps=recipe.steps, accumulate=recipe.accumulate if isinstance(recipe, Recipe) else 1, clip=recipe.clip,
+        folder=run / "checkpoints" / stage, save_seconds=recipe.save_seconds, log_every=max(1, recipe.steps // 100),
+        hook_every=max(1, recipe.steps // HOOKS), stage=stage, name=digest(inputs), resume=resume,
+        log=_logger(run, stage, recipe.steps, voice), say=voice.say,
+    )  # fmt: skip
+    fit(model, batches, causal_lm, optimizer, schedule, settings, hooks)
+    rows_logged = [row for row in read_lines(run / METRICS) if row["stage"] == stage and "loss" in row]
+    voice.end(f"loss {rows_logged[-1]['loss']:.3f}, {rows_logged[-1]['bits_per_byte']:.3f} bits per byte of training text")
+
+
+def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[str, Any]], None]:
+    def log(row: dict[str, Any]) -> None:
+        append_line(run / METRICS, row)
+        figures = {key: row[key] for key in ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte") if key in row}
+        voice.progress(row["step"], steps, figures)
+
+    return log
+
+
+def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
+    """What decides the weights: not where they go, nor how often they are saved."""
+    return {key: value for key, value in vars(recipe).items() if key not in ("out", "base", "save_seconds")}
+
+
+def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: dict[str, Any]) -> None:
+    with written_folder(folder, {"inputs": inputs}) as target:
+        write_model(model, target)
+        tokenizer.save(target)
+
+
+def _held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+    texts = [document.text for document in saved_documents(corpus, "held_out")[:HELD_OUT]]
+
+    def measure(step: int, model: TransformerModel) -> dict[str, Any]:
+        found = bits_per_byte(model, tokenizer, texts, context)
+        return {"held_out_bits_per_byte": found.value, "held_out_loss": found.nats_per_token}
+
+    return measure
+
+
+def _sampler(tokenizer: Tokenizer, prompts: list[tuple[str, Any]]) -> Hook:
+    def sample(step: int, model: TransformerModel) -> dict[str, Any]:
+        found = generate(model, tokenizer, [ids for _, ids in prompts], SAMPLING)
+        return {"samples": [{"prompt": shown, "text": text.text} for (shown, _), text in zip(prompts, found, strict=True)]}
+
+    return sample
+
+
+def _prompts(corpus: Path) -> list[tuple[str, Any]]:
+    """Beginnings for samples while pretraining: a story's title where there are stories, else the start of a document."""
+    stories = [row["prompt"] for row in saved_rows(corpus, "story_prompts")[:1]]
+    return [(prompt, prompt) for prompt in [*stories, ""]]
+
+
+def _chat_prompts(tokenizer: Tokenizer, corpus: Path, conversations: list[Document]) -> list[tuple[str, Any]]:
+    asked = [row["prompt"] for row in saved_rows(corpus, "questions")[:2]] or [conversations[0].messages[0]["content"]]
+    return [(question, tokenizer.render([{"role": "user", "content": question}], prompt=True)[0]) for question in asked]

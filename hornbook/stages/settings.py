@@ -1,0 +1,94 @@
+"""What a user can set: one frozen dataclass per verb. Nothing here imports torch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A pretraining run: corpus, tokenizer, model and training. `[model]` is a published config.json in TOML.
+
+    data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
+    rows: sequences of `context` tokens per micro-batch; accumulate: micro-batches per step.
+    learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
+    """
+
+    out: str
+    model: dict[str, Any]
+    data: str = "town"
+    language: str = "en"
+    seed: int = 0
+    corpus_bytes: int = 10_000_000
+    conversations: int = 2000
+    vocab: int = 1024
+    split: str = "cl100k"
+    context: int = 256
+    rows: int = 16
+    accumulate: int = 1
+    steps: int = 500
+    optimizer: str = "muon"
+    learning_rate: float = 0.01
+    embedding_rate: float = 0.01
+    weight_decay: float = 0.0
+    warmup: int = 20
+    decay: str = "linear"
+    clip: float = 1.0
+    init_std: float = 0.02
+    save_seconds: float = 20.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("corpus_bytes", "vocab", "context", "rows", "accumulate", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        for name in ("learning_rate", "embedding_rate", "clip", "init_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
+        if not 0 <= self.warmup:
+            raise ValueError(f"warmup must be at least 0: {self.warmup}")
+
+
+@dataclass(frozen=True)
+class SftRecipe:
+    """A fine-tuning run on the conversations of a run's corpus. base: the run that `pretrain` made.
+
+    replay: documents of the corpus that are mixed in, as a share of the conversations, so that the model keeps its prose.
+    """
+
+    base: str
+    steps: int = 200
+    rows: int = 16
+    seed: int = 0
+    optimizer: str = "muon"
+    learning_rate: float = 0.005
+    embedding_rate: float = 0.005
+    warmup: int = 10
+    decay: str = "linear"
+    clip: float = 1.0
+    replay: float = 0.3
+    save_seconds: float = 20.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """The whole life of a language model in one run. `minutes` is the one dial; everything else follows or can be set."""
+
+    data: str = "town"
+    language: str = "en"
+    minutes: float = 5.0
+    out: Path = field(default=Path("runs/quickstart"))
+    seed: int = 0
+    depth: int | None = None
+    vocab: int | None = None
+    steps: int | None = None
+    recipe: Path | None = None
+    device: str = "auto"

@@ -1,0 +1,113 @@
+"""Conversations and documents: messages in; ids and the loss mask out.
+
+One idea: control tokens are written by the template alone. Content goes through `tok.encode`, which knows no special strings,
+so nothing that a user types can open or close a turn. A template is a function from messages to segments of ids, each marked
+as the assistant's own words or not; `JINJA` is the same template in the form that tokenizer_config.json carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hornbook.errors import UserError, near
+
+if TYPE_CHECKING:
+    from hornbook.text.tokenizer import Tokenizer
+
+BOS, END = "<|bos|>", "<|end|>"
+ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+SPECIALS = (BOS, *ROLES.values(), END)
+
+# Names under which published vocabularies end a text or a turn.
+PUBLISHED_ENDS = (END, "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "</s>")
+
+JINJA = (
+    "{{ '<|bos|>' }}"
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role: ' + message['role']) }}"
+    "{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of ids; `learn` marks what the assistant itself has to say."""
+
+    ids: list[int]
+    learn: bool
+
+
+def document(tok: Tokenizer, text: str) -> list[int]:
+    """One text as the model reads it in pretraining: `<|bos|>` text `<|end|>`."""
+    _check_specials(tok)
+    return [tok.special(BOS), *tok.encode(text), tok.special(END)]
+
+
+def render(tok: Tokenizer, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> tuple[list[int], list[int]]:
+    """Turn a conversation into (ids, mask); the mask is 1 on the assistant's content and its `<|end|>`, 0 elsewhere.
+
+    With `prompt` the ids stop after an opened assistant turn, where the model is to continue.
+    """
+    ids: list[int] = []
+    mask: list[int] = []
+    for segment in turns(tok, messages, prompt):
+        ids += segment.ids
+        mask += [int(segment.learn)] * len(segment.ids)
+    return ids, mask
+
+
+def turns(tok: Tokenizer, messages: Sequence[Mapping[str, str]], prompt: bool) -> Iterator[Segment]:
+    """The template: `<|bos|>`, then for each message `<|role|>` content `<|end|>`."""
+    _check_specials(tok)
+    _check_messages(messages)
+    yield Segment([tok.special(BOS)], learn=False)
+    for message in messages:
+        yield Segment([tok.special(ROLES[message["role"]])], learn=False)
+        yield Segment([*tok.encode(message["content"]), tok.special(END)], learn=message["role"] == "assistant")
+    if prompt:
+        yield Segment([tok.special(ROLES["assistant"])], learn=False)
+
+
+def _check_specials(tok: Tokenizer) -> None:
+    missing = [name for name in SPECIALS if name not in tok.specials]
+    if missing:
+        raise UserError(
+            "this tokenizer has no turns and documents of hornbook's",
+            why=f"it has no {', '.join(missing)}",
+            fix="train one with the default special tokens",
+        )
+
+
+def _check_messages(messages: Sequence[Mapping[str, str]]) -> None:
+    """Refuse what is not a conversation, naming message number, field, rule and value."""
+    shape = "messages are a list such as [{'role': 'user', 'content': 'Hello'}]"
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise UserError(f"messages is {_shown(messages)}", why=shape, fix="give a list of messages")
+    if not messages:
+        raise UserError("messages is empty", why="a conversation has at least one message", fix="add a message")
+    for number, message in enumerate(messages, start=1):
+        where = f"message {number} of {len(messages)}"
+        if not isinstance(message, Mapping):
+            raise UserError(f"the message is {_shown(message)}", where=where, why=shape, fix="give role and content")
+        for field in ("role", "content"):
+            if field not in message:
+                why = f"a message has role and content; this one has {', '.join(map(repr, message)) or 'nothing'}"
+                raise UserError(f"{field!r} is missing", where=where, why=why, fix=f"add {field!r}")
+            value = message[field]
+            if not isinstance(value, str):
+                raise UserError(f"{field!r} is {_shown(value)}", where=where, why=f"{field!r} is a string", fix="give a string")
+        role = message["role"]
+        if role not in ROLES:
+            why = f"'role' is one of {', '.join(ROLES)}"
+            raise UserError(f"'role' is {role!r}", where=where, why=why, fix=near(role, ROLES))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

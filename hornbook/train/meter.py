@@ -1,0 +1,38 @@
+"""A row of figures per step: loss in nats per token, bits per byte, rate, norm, speed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+LOG = Callable[[dict[str, Any]], None]
+
+
+class Meter:
+    """Collects sums over the steps since the last row, so that a logged loss is the mean over them all."""
+
+    def __init__(self, tokens_seen: int = 0):
+        self.tokens = tokens_seen
+        self._since = time.perf_counter()
+        self._start = self._since
+        self._nats, self._targets, self._bytes, self._fresh = 0.0, 0, 0, 0
+
+    def add(self, nats: float, targets: int, text_bytes: int, tokens: int) -> None:
+        self._nats += nats
+        self._targets += targets
+        self._bytes += text_bytes
+        self._fresh += tokens
+        self.tokens += tokens
+
+    def row(self, stage: str, step: int, learning_rate: float, grad_norm: float) -> dict[str, Any]:
+        """The figures since the last row; `tokens_per_second` counts every token that went through the model."""
+        now = time.perf_counter()
+        row = {
+            "stage": stage, "step": step, "tokens": self.tokens, "loss": self._nats / max(1, self._targets),
+            "bits_per_byte": self._nats / math.log(2) / max(1, self._bytes), "learning_rate": learning_rate,
+            "grad_norm": grad_norm, "tokens_per_second": self._fresh / max(1e-9, now - self._since), "seconds": now - self._start,
+        }  # fmt: skip
+        self._since, self._nats, self._targets, self._bytes, self._fresh = now, 0.0, 0, 0, 0
+        return row
