@@ -88,7 +88,10 @@ def verified(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
             raise DamagedError(
-                "a stored file differs from its manifest", where=str(path), why="it was cut, changed or lost", fix="delete the folder"
+                "a stored file differs from its manifest",
+                where=str(path),
+                why="it was cut, changed or lost",
+                fix="delete the folder",
             )
     return dict(about)
 

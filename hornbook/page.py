@@ -40,9 +40,8 @@ font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,
 h1{font-size:2rem;line-height:1.2;margin:0;letter-spacing:-.015em;text-wrap:balance}
 h2{font-size:1.3rem;line-height:1.3;margin:0 0 12px;letter-spacing:-.01em}p,ul{margin:8px 0;max-width:75ch}
 dl,dd,pre,figure{margin:0}header p{max-width:none}a{color:var(--c0)}.quiet,figcaption{color:var(--quiet);font-size:.9rem}
-nav{margin-top:14px;display:flex;flex-wrap:wrap;gap:2px 16px;font-size:.9rem}
+nav{margin-top:14px;display:flex;flex-wrap:wrap;gap:2px 16px;font-size:.9rem}section>p.note{margin:-8px 0 0!important}
 section{margin-top:36px;padding-top:24px;border-top:1px solid var(--edge)}section>*+*{margin-top:16px}
-section>p.note{margin:-8px 0 0}
 dl{display:grid;gap:8px 24px;grid-template-columns:repeat(auto-fill,minmax(min(100%,160px),1fr))}
 dt{color:var(--quiet);font-size:.85rem}
 dl.tiles{gap:12px;grid-template-columns:repeat(auto-fill,minmax(min(100%,200px),1fr))}
@@ -74,7 +73,7 @@ svg .goal{stroke:var(--ink);stroke-width:2;stroke-dasharray:3 2}
 @media(max-width:600px){body{padding:20px 16px 48px}h1{font-size:1.6rem}svg.wide text{font-size:14px}
 dl.tiles{grid-template-columns:repeat(2,minmax(0,1fr))}dl.tiles dd.value{font-size:1.3rem}
 .bars,.bars tbody{display:block}.bars tr{display:grid;grid-template-columns:minmax(5em,1fr) auto;margin-bottom:8px}
-.bars tr>*{width:auto!important;padding:1px 0!important}.bars td:nth-child(2){grid-area:2/1/3/3}.bars .number{white-space:normal}}
+.bars tr>*{width:auto!important;padding:1px 0!important}.bars td+td{white-space:normal}.bars th+td{grid-area:2/1/3/3}}
 """
 
 
@@ -116,7 +115,7 @@ def figure(value: float | None) -> str:
 def byte_size(value: float) -> str:
     """Bytes in decimal units: `34.1 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
+        if value < 999.5:  # which three digits still show
             return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:,.3g} TB"
@@ -347,6 +346,7 @@ def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, log
     A y that is not finite (or not above zero, on a log axis) is a gap. `width` is the width in pixels at which its letters
     have the size of the page's small text; the chart itself takes the width of its place.
     """
+
     def drawable(point: Point) -> bool:
         return math.isfinite(point[0]) and math.isfinite(point[1]) and (point[1] > 0 or not log_y)
 

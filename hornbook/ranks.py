@@ -26,7 +26,9 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"device must be one of {', '.join(DEVICES)}: {name!r}", where="--device", fix=near(name, DEVICES))
     if not present[name]:
         there = ", ".join(kind for kind, found in present.items() if found)
-        raise UserError(f"device {name!r} is not there", where="--device", why=f"this machine has: {there}", fix="use --device auto")
+        raise UserError(
+            f"device {name!r} is not there", where="--device", why=f"this machine has: {there}", fix="use --device auto"
+        )
     return torch.device(name)
 
 

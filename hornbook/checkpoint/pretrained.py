@@ -41,7 +41,9 @@ def model_folder(path: Path) -> Path:
             "this run has no finished model yet", where=str(path), fix="run the command that began it again: it continues by itself"
         )
     why = "there is no config.json in it" if path.exists() else "there is nothing at that path"
-    raise UserError(f"no model at {path}", where=str(path), why=why, fix="name a model folder or a run folder, such as runs/quickstart")
+    raise UserError(
+        f"no model at {path}", where=str(path), why=why, fix="name a model folder or a run folder, such as runs/quickstart"
+    )
 
 
 def load_model(folder: Path) -> TransformerModel:
@@ -78,13 +80,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UserError("a model file cannot be read", where=str(path), why=str(error), fix="copy or export the model again") from error
+        raise UserError(
+            "a model file cannot be read", where=str(path), why=str(error), fix="copy or export the model again"
+        ) from error
     if not isinstance(value, dict):
         raise UserError("a model file must hold a JSON object", where=str(path), fix="copy or export the model again")
     return value
 
 
-def save(model: TransformerModel, tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, card: str = "") -> None:
+def save(
+    model: TransformerModel, tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, card: str = ""
+) -> None:
     """Write the folder whole: config, weights, tokenizer, and the model card where there is one."""
     with written_folder(Path(folder), dict(about or {})) as target:
         write_model(model, target)

@@ -59,7 +59,11 @@ def moved(batch: Batch, device: torch.device | str) -> Batch:
         return None if tensor is None else tensor.to(device)
 
     return Batch(
-        batch.tokens_bt.to(device), batch.targets_bt.to(device), move(batch.documents_bt), move(batch.positions_bt), batch.text_bytes
+        batch.tokens_bt.to(device),
+        batch.targets_bt.to(device),
+        move(batch.documents_bt),
+        move(batch.positions_bt),
+        batch.text_bytes,
     )
 
 

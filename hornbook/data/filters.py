@@ -23,7 +23,7 @@ Filter = Callable[[Document], Document | None]
 SHORTEST = 8  # characters that are not white space
 NOISE_SHARE = 0.005
 REPEATED_SHARE = 0.75  # of the characters of all lines, in lines that have been there before
-REPEATED_LINE_SHARE = 0.3  # of the characters of all lines, in one line
+REPEATED_LINE_SHARE = 0.5  # of the characters of all lines, in one line
 REPEATED_LINE_TIMES = 6
 WORD_SHARE = 0.4
 
@@ -68,7 +68,7 @@ def not_empty(document: Document) -> Document | None:
 
 
 def not_repeated(document: Document) -> Document | None:
-    """Drops text that is mostly lines which have been there before, or to a large part one line again and again."""
+    """Drops text that is mostly lines which have been there before, or to the larger part one line again and again."""
     lines = [line for raw in document.text.split("\n") if (line := raw.strip())]
     total = sum(map(len, lines))
     repeated = total - sum(map(len, set(lines)))

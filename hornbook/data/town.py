@@ -24,9 +24,9 @@ SYMBOLS = "#$%^&*~|<>{}[]\\/=+_@"
 CONTROLS = "\x01\x02\x03\x05\x06\x07\x0e\x10\x16\x1b\x7f\ufffd"
 
 # How often each kind is drawn: prose, the questions of a lesson, the exchanges of a conversation.
-PROSE = {"biography": 14, "place": 6, "things": 6, "opposites": 5, "dialogue": 11, "lesson": 22, "story": 16, "scene": 20}
+PROSE = {"biography": 14, "place": 6, "things": 6, "opposites": 5, "dialogue": 11, "lesson": 20, "story": 15, "scene": 28}
 LESSON = {"facts": 7, "opposite": 3, "sums": 3, "counting": 1}
-CHAT = {"facts": 42, "opposite": 12, "sums": 15, "counting": 4, "scene": 17, "small talk": 5, "outside": 3, "tale": 2}
+CHAT = {"facts": 40, "opposite": 12, "sums": 14, "counting": 3, "scene": 21, "small talk": 5, "outside": 3, "tale": 2}
 
 KINDS = tuple(PLANS)
 NUMBERS = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1)]
@@ -172,7 +172,7 @@ class Writer:
         self.world, self.words, self.held = world, world.words, held
         self.dice = Dice(world.seed, stream)
         self.kinds, self.topics, self.chat = spread(PROSE), spread(LESSON), spread(CHAT)
-        self.sums = world.held_sums if held else world.sums
+        self.sums = world.sums + world.held_sums * held
         self.events = tuple(self.words.events.values())
         self.things, self.animals = tuple(self.words.things), tuple(self.words.animals)
         self.write: dict[str, Callable[[], str]] = {
@@ -181,13 +181,14 @@ class Writer:
             "story": self.story, "scene": self.scene_lesson,
         }  # fmt: skip
         self.asked: dict[str, list[tuple[tuple[str, ...], str]]] = {"facts": [], "opposite": []}
-        self.told: dict[str, list[tuple[str, ...]]] = {}  # wordings by relation and by whatever the fact names
+        self.told: dict[str, list[tuple[str, ...]]] = {}  # wordings by relation, by person and by place
         self.talk: dict[str, list[Fact]] = {name: [] for name in self.words.people}
         for fact in world.facts:
             asks, tells = fact.asks + fact.held_asks * held, (*fact.tells, *fact.held_tells * held, fact.answer)
             self.asked["opposite" if fact.relation == "opposite" else "facts"].append((asks, fact.answer))
-            for name in (fact.relation, *fact.slots.values()) if fact.tells else ():
-                self.told.setdefault(name, []).append(tells)
+            for name in (fact.relation, fact.slots.get("person"), fact.slots.get("place")):
+                if name and fact.tells:
+                    self.told.setdefault(name, []).append(tells)
             if fact.you_ask:
                 self.talk[fact.slots["person"]].append(fact)
 
@@ -198,9 +199,13 @@ class Writer:
 
     def statements(self, name: str, fewest: int, person: str = "") -> list[str]:
         """Facts of a relation or about a name, in random order and wordings; a pronoun may stand for the `person`."""
-        dice, subject, sentences = self.dice, self.words.subject_start.format(person=person), list[str]()
+        dice, subject = self.dice, self.words.subject_start.format(person=person)
+        sentences, told = list[str](), set[str]()
         for tells in dice.some(self.told[name] * 2, fewest + dice.below(4)):
             sentence = dice.pick(tells)
+            if sentence in told:
+                continue
+            told.add(sentence)
             if person and sentences and sentence.startswith(subject) and dice.below(2):
                 sentence = self.world.pronoun[person][0] + sentence[len(person) :]
             sentences.append(sentence)
@@ -308,9 +313,10 @@ class Writer:
         while True:
             a, b = (one, two) if one else dice.some(words.people, 2)
             name = kind or dice.pick(KINDS)
-            place = self.world.of[b]["home"] if name == "visit" else dice.pick(words.places)
             thing = dice.pick(self.things)
-            shared = {**self.scenery(), "place": place, "thing": thing, "kept": self.world.kept[thing]}
+            kept = self.world.kept[thing]
+            place = self.world.of[b]["home"] if name == "visit" else dice.pick([at for at in words.places if at != kept])
+            shared = {**self.scenery(), "place": place, "thing": thing, "kept": kept}
             text = words.titles[name].format(a=a, b=b) + "\n" + self.joined(self.beats(PLANS[name], a, b, shared))
             if self.world.is_fresh(text) == self.held:
                 return text

@@ -235,7 +235,7 @@ BEATS = {
     "opening": ("It was a {weather} {time}.", "The {time} was {weather}.", "On this {weather} {time} the town was quiet."),
     "wake": ("{A} woke up in the {home}.", "{A} left the {home}.", "In the {home} {a} got up."),
     "wear": ("{A} wore a {likes} hat.", "{A} put on a {likes} coat.", "{A} had a {likes} scarf."),
-    "go": ("{A} {went} to the {place}.", "Then {a} {went} to the {place}.", "{A} took the path to the {place}."),
+    "go": ("{A} {went} to the {place}.", "Soon {a} {went} to the {place}.", "{A} took the path to the {place}."),
     "fetch": ("{A} took the {thing} from the {kept}.", "{A} fetched the {thing} from the {kept}.",
               "In the {kept} {a} found the {thing}."),
     "carry": ("{A} {carried} the {thing} to the {place}.", "Then {a} {carried} the {thing} to the {place}."),

@@ -269,8 +269,7 @@ class Grammar:
         found += ["one person twice in the title"] * (people["a"] == people["b"])
         if self.world.words.space.join(sentences) != body:
             found.append(f"cut off, or not set as sentences: {SENTENCE.sub('', body).strip()!r}")
-        found += [f"said twice: {sentence}" for n, sentence in enumerate(sentences) if sentence in sentences[:n]]
-        subject = None
+        subject, said = None, set[tuple[str | None, str]]()
         for sentence in sentences:
             slots = _read(self.templates, sentence)
             if slots is None:
@@ -281,6 +280,9 @@ class Grammar:
                 subject = token
             elif token and token not in self.world.pronoun.get(subject or "", ()):
                 found.append(f"wrong pronoun {token!r}: {sentence}")
+            if (subject, sentence) in said:  # two people may both be told of as "he"
+                found.append(f"said twice: {sentence}")
+            said.add((subject, sentence))
             if token and subject:
                 found += [f"{fault}: {sentence}" for fault in self._faults(slots, subject, set(people.values()))]
         return found

@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import NormalDist
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hornbook import page
+from hornbook.evals.score import wilson
 from hornbook.page import Bar, Html, Point, byte_size, duration, exact, figure, percent
 
 Record = Mapping[str, Any]
 
 STAGES = {"pretrain": "Pretraining", "sft": "Fine-tuning"}
 _SAMPLES_SHOWN = 6
-_Z = NormalDist().inv_cdf(0.975)  # for a two-sided 95 % interval
 
 
 def render_report(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
@@ -52,12 +51,15 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _interval(score: Record, show: Any = percent) -> str:
-    found = score.get("interval")
+def _ends(score: Record) -> tuple[float, float] | None:
+    """The ends of a score's interval; a score of too little data has none, or one that is not finite."""
+    low, high = score.get("interval") or (None, None)
+    return (low, high) if low is not None and high is not None and math.isfinite(high - low) else None
+
+
+def _interval(score: Record, show: Callable[[float], str] = percent) -> str:
+    found = _ends(score)
     return f"{show(found[0])} to {show(found[1])}" if found else ""
-
-
-# --- what the metrics say -------------------------------------------------------------------------------------------------
 
 
 def _stages(metrics: Sequence[Record]) -> list[str]:
@@ -96,10 +98,7 @@ def _overall(questions: Mapping[str, Record]) -> dict[str, Any] | None:
     right, total = (sum(int(kind.get(name, 0)) for kind in questions.values()) for name in ("correct", "total"))
     if not total:
         return None
-    share = right / total
-    middle = (share + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
-    reach = _Z * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2)) / (1 + _Z**2 / total)
-    return {"correct": right, "total": total, "accuracy": share, "interval": [middle - reach, middle + reach]}
+    return {"correct": right, "total": total, "accuracy": right / total, "interval": wilson(right, total)}
 
 
 def _score_note(score: Record) -> str:
@@ -152,8 +151,8 @@ def findings(record: Record, metrics: Sequence[Record]) -> list[tuple[bool, str]
                 found.append((True, f"{name}: held-out bits per byte went from {figure(held[0][1])} to {figure(held[-1][1])}."))
     for kind, score in (_part(record, "evaluation", "questions") or {}).items():
         chance = score.get("chance")
-        if chance is not None and score.get("interval"):
-            above = score["interval"][0] > chance
+        if chance is not None and (ends := _ends(score)):
+            above = ends[0] > chance
             verdict = "above chance" if above else "not clearly above chance"
             found.append((above, f"{_words(kind)}: {percent(score['accuracy'])} right, {verdict} ({percent(chance)})."))
     return found
@@ -252,14 +251,14 @@ def _scores(record: Record) -> dict[str, Any]:
 
 
 def _score_bar(kind: str, score: Record) -> Bar:
-    low_high = score.get("interval")
     shown = page.join(exact(score["accuracy"], percent(score["accuracy"])), f" ({_score_note(score)})")
-    return Bar(_words(kind), score["accuracy"], shown, (low_high[0], low_high[1]) if low_high else None, score.get("chance"))
+    return Bar(_words(kind), score["accuracy"], shown, _ends(score), score.get("chance"))
 
 
 def _examples(kind: str, examples: Sequence[Record], language: str | None) -> Html:
     wrong = sum(not one["correct"] for one in examples)
-    asked = [["✓\u00a0right" if one["correct"] else "✗\u00a0wrong", one["prompt"], one["expected"], one["answer"]] for one in examples]
+    signs = ["✓\u00a0right" if one["correct"] else "✗\u00a0wrong" for one in examples]
+    asked = [[sign, one["prompt"], one["expected"], one["answer"]] for sign, one in zip(signs, examples, strict=True)]
     title = f"{_words(kind)}: examples, {len(examples) - wrong} right and {wrong} wrong"
     return page.details(title, page.table(["result", "prompt", "expected", "answer"], asked, language))
 

@@ -62,7 +62,9 @@ class Score:
         }  # fmt: skip
 
 
-def bits_per_byte(model: TransformerModel, tokenizer: Tokenizer, texts: Sequence[str], context: int, batch: int = 32) -> BitsPerByte:
+def bits_per_byte(
+    model: TransformerModel, tokenizer: Tokenizer, texts: Sequence[str], context: int, batch: int = 32
+) -> BitsPerByte:
     """-log2 p(text) per UTF-8 byte over whole documents, each begun afresh; tokens that stand for no text are not counted.
 
     A document longer than the context is read in windows that overlap by half, each token scored once.
@@ -112,7 +114,11 @@ def normal(text: str) -> str:
 
 
 def exact_match(
-    model: TransformerModel, tokenizer: Tokenizer, questions: Sequence[tuple[str, str]], max_tokens: int = 48, chance: float | None = None
+    model: TransformerModel,
+    tokenizer: Tokenizer,
+    questions: Sequence[tuple[str, str]],
+    max_tokens: int = 48,
+    chance: float | None = None,
 ) -> Score:
     """Ask each (question, answer) as one chat turn; right is the whole answer and nothing else, ended by the model itself."""
     prompts = [tokenizer.render([{"role": "user", "content": question}], prompt=True)[0] for question, _ in questions]
@@ -145,7 +151,9 @@ def multiple_choice(model: TransformerModel, tokenizer: Tokenizer, rows: Sequenc
     for row in rows:
         per_byte = [next(figures) / max(1, len(choice.encode())) for choice in row["choices"]]
         best = per_byte.index(max(per_byte))
-        score.add(best == row["gold"], {"prompt": row["query"], "expected": row["choices"][row["gold"]], "answer": row["choices"][best]})
+        score.add(
+            best == row["gold"], {"prompt": row["query"], "expected": row["choices"][row["gold"]], "answer": row["choices"][best]}
+        )
     return score
 
 
@@ -160,7 +168,11 @@ def continuation_match(model: TransformerModel, tokenizer: Tokenizer, rows: Sequ
     return score
 
 
-FORMS = {("query", "choices", "gold"): multiple_choice, ("context", "continuation"): continuation_match, ("question", "answer"): None}
+FORMS = {
+    ("query", "choices", "gold"): multiple_choice,
+    ("context", "continuation"): continuation_match,
+    ("question", "answer"): None,
+}
 
 
 def run_task(model: TransformerModel, tokenizer: Tokenizer, path: Path, limit: int | None) -> Score:
@@ -185,7 +197,9 @@ def read_task(path: Path, limit: int | None) -> tuple[list[dict[str, Any]], tupl
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError("not a JSON line", where=f"{path}:{number}", why=str(error), fix="write one JSON object per line") from error
+            raise UserError(
+                "not a JSON line", where=f"{path}:{number}", why=str(error), fix="write one JSON object per line"
+            ) from error
         form = form or next((keys for keys in FORMS if isinstance(row, dict) and all(key in row for key in keys)), None)
         if form is None or not isinstance(row, dict) or not all(key in row for key in form):
             forms = "; ".join(" ".join(keys) for keys in FORMS)

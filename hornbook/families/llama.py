@@ -48,7 +48,9 @@ def rope(config: Mapping[str, Any], head_dim: int) -> Rope:
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind != "default":
         raise UserError(
-            f"rope type {kind!r} is not known yet", where="config.json: rope_scaling", fix="use a model whose rope type is 'default'"
+            f"rope type {kind!r} is not known yet",
+            where="config.json: rope_scaling",
+            fix="use a model whose rope type is 'default'",
         )
     return Rope(head_dim, parameters.get("rope_theta") or config.get("rope_theta") or 10_000.0)
 

@@ -49,7 +49,9 @@ def generate(
     return [done[row] for row in range(len(ids))]
 
 
-def stream(model: TransformerModel, tokenizer: Tokenizer, prompt: str | Sequence[int], sampling: Sampling = Sampling()) -> Iterator[str]:
+def stream(
+    model: TransformerModel, tokenizer: Tokenizer, prompt: str | Sequence[int], sampling: Sampling = Sampling()
+) -> Iterator[str]:
     """The completion of one prompt in pieces of whole characters, as they come."""
     pieces = tokenizer.stream()
     for step in steps(model, [prompt_ids(tokenizer, prompt)], sampling, tokenizer.end_ids, [0]):
@@ -113,8 +115,12 @@ def _left_padded(prompts: Sequence[Sequence[int]], longest: int, device: torch.d
 
 def _check(prompts: Sequence[Sequence[int]], longest: int, limit: int | None) -> None:
     if any(len(ids) == 0 for ids in prompts):
-        raise UserError("a prompt must hold at least one token", where="prompt", fix="write something, or use a model with a begin token")
+        raise UserError(
+            "a prompt must hold at least one token", where="prompt", fix="write something, or use a model with a begin token"
+        )
     if limit is not None and longest > limit:
         raise UserError(
-            f"the prompt has {longest} tokens and the model reads at most {limit}", where="prompt", fix="shorten it, or begin a new chat"
+            f"the prompt has {longest} tokens and the model reads at most {limit}",
+            where="prompt",
+            fix="shorten it, or begin a new chat",
         )

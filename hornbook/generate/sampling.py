@@ -54,5 +54,8 @@ def choose(logits_bv: Tensor, sampling: Sampling, generators: Sequence[torch.Gen
         logits_bv = keep_top_k(logits_bv, sampling.top_k)
     if sampling.top_p is not None:
         logits_bv = keep_top_p(logits_bv, sampling.top_p)
-    draws = [torch.multinomial(row, 1, generator=generator) for row, generator in zip(logits_bv.softmax(-1).cpu(), generators, strict=True)]
+    draws = [
+        torch.multinomial(row, 1, generator=generator)
+        for row, generator in zip(logits_bv.softmax(-1).cpu(), generators, strict=True)
+    ]
     return torch.cat(draws).to(logits_bv.device)

@@ -112,7 +112,8 @@ def _order(document: Document) -> int:
 
 def _first(documents: list[Document], size: int) -> list[Document]:
     """The first documents up to `size` bytes, at least one."""
-    chosen, total = [], 0
+    chosen: list[Document] = []
+    total = 0
     for document in documents:
         if chosen and total + document.size > size:
             break

@@ -35,13 +35,18 @@ from hornbook.tune.sft import continuations, examples
 
 HOOKS, HELD_OUT = 4, 40  # looks at held-out text during a run, and how many documents each look reads
 METRICS = "metrics.jsonl"
+SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte")
 SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
 
 
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
     """The recipe's `[model]`, completed by what the tokenizer and the recipe decide."""
     architecture = families.family(recipe.model, "[model]").ARCHITECTURE
-    ends = {"bos_token_id": tokenizer.special("<|bos|>"), "eos_token_id": tokenizer.end_ids[0], "pad_token_id": tokenizer.end_ids[0]}
+    ends = {
+        "bos_token_id": tokenizer.special("<|bos|>"),
+        "eos_token_id": tokenizer.end_ids[0],
+        "pad_token_id": tokenizer.end_ids[0],
+    }
     config = {"architectures": [architecture], "vocab_size": tokenizer.vocab_size, **recipe.model, **ends}
     if config["vocab_size"] < tokenizer.vocab_size:
         raise UserError(
@@ -59,7 +64,9 @@ def pretrain(
     inputs = {"shards": lineage(shards), "recipe": digest(_settings(recipe)), "config": config}
     model = families.build(config, "[model]")
     size = sum(parameter.numel() for parameter in model.parameters())
-    voice.begin("pretrain", f"{size:,} parameters, {recipe.steps} steps of {recipe.rows * recipe.accumulate * recipe.context} tokens")
+    voice.begin(
+        "pretrain", f"{size:,} parameters, {recipe.steps} steps of {recipe.rows * recipe.accumulate * recipe.context} tokens"
+    )
     if kept(folder, inputs):
         voice.end("kept from before")
         return folder
@@ -94,7 +101,9 @@ def sft(
     replayed = documents[-max(1, int(recipe.replay * len(conversations))) :] if recipe.replay else []
     rows, too_long = pack(_examples(tokenizer, conversations, replayed, context), context, tokenizer.end_ids[0], lengths(tokenizer))
     if not len(rows):
-        raise UserError("no conversation fits the model's context", where=str(corpus), fix="use shorter conversations, or more context")
+        raise UserError(
+            "no conversation fits the model's context", where=str(corpus), fix="use shorter conversations, or more context"
+        )
     if too_long:
         voice.say(f"{too_long} of {len(conversations)} conversations are longer than {context} tokens and are left out")
     hooks = [_held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations))]
@@ -134,8 +143,7 @@ def _train(
 def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[str, Any]], None]:
     def log(row: dict[str, Any]) -> None:
         append_line(run / METRICS, row)
-        figures = {key: row[key] for key in ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte") if key in row}
-        voice.progress(row["step"], steps, figures)
+        voice.progress(row["step"], steps, {key: float(row[key]) for key in SHOWN if key in row})
 
     return log
 

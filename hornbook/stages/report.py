@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def record_of(out: Path, plan: dict[str, Any], evaluation: dict[str, Any], token
     model = load_model(out / "pretrained")
     return {
         "title": f"{recipe['data']} in {plan['asked']['minutes']:g} minutes" if plan["asked"]["steps"] is None else recipe["data"],
-        "command": command, "version": hornbook.__version__, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command, "version": hornbook.__version__, "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "outcome": "finished", "identity": plan["identity"], "data": {"name": recipe["data"], "language": recipe["language"]},
         "timings": seconds, "total_seconds": sum(seconds.values()), "peak_memory_bytes": peak_memory(), "funnel": funnel,
         "split": {"train": funnel["train"] | {"tokens": tokens}, "held_out": funnel["held_out"]},

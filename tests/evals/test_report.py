@@ -22,48 +22,40 @@ HOSTILE = "</style><script>alert(1)</script><img src=http://outside.example/x on
 STORY = "小明住在一个安静的小镇。每天早上，他都去市场买两个苹果和一块面包。The baker says 你好 to him."
 
 
+def sample_evaluation() -> dict[str, Any]:
+    """One kind of questions well learned, one half, and one no better than chance."""
+
+    def score(correct: int, total: int, low: float, high: float, chance: float, *asked: tuple[str, str, str]) -> dict[str, Any]:
+        shown = [{"prompt": p, "expected": e, "answer": a, "correct": e == a} for p, e, a in asked]
+        counted = {"correct": correct, "total": total, "accuracy": correct / total}
+        return {**counted, "interval": [low, high], "chance": chance, "examples": shown}
+
+    return {
+        "bits_per_byte": {"pretrained": 0.8123, "final": 0.8431, "documents": 378, "bytes": 325_744,
+                          "interval": [0.8279, 0.8583]},
+        "questions": {
+            "arithmetic": score(171, 200, 0.7995, 0.8973, 0.05, ("2 + 3 = ?", "5", "5"),
+                                ("七加八等于几？", "十五", "十六")),
+            "who_lives_where": score(58, 120, 0.3959, 0.5718, 0.25, ("小明住在哪里？", "小镇", "小镇")),
+            "copy": score(4, 40, 0.0396, 0.2305, 0.125, ("Say: apple bread", "apple bread", "apple apple")),
+        },
+        "stories": {"correct": 87, "total": 100, "accuracy": 0.87, "interval": [0.7902, 0.9224],
+                    "violations": {"wrong_name": 9, "too_long": 4}},
+    }  # fmt: skip
+
+
 def sample_record() -> dict[str, Any]:
     """A record with every part, such as a run on the small Chinese and English town would write."""
-
-    def score(
-        correct: int, total: int, interval: list[float], chance: float | None, examples: list[tuple[str, str, str]]
-    ) -> dict[str, Any]:
-        shown = [{"prompt": p, "expected": e, "answer": a, "correct": e == a} for p, e, a in examples]
-        return {
-            "correct": correct,
-            "total": total,
-            "accuracy": correct / total,
-            "interval": interval,
-            "chance": chance,
-            "examples": shown,
-        }
-
     hashes = {name: f"{i}3b5d7f9" * 8 for i, name in enumerate(("corpus", "tokenizer", "shards", "pretrained", "final"))}
-    pieces = [
-        "小明",
-        "住在",
-        "一个",
-        "安静",
-        "的",
-        "小镇",
-        "。",
-        "The",
-        " baker",
-        " says",
-        " ",
-        "你好",
-        "\n",
-        "to",
-        " him",
-        ".",
-    ]
+    pieces = re.findall(r"小明|住在|小镇| ?\w+|[^\w]", "小明住在小镇。The baker says  你好\nto him.")
     return {
-        "title": "A model of the town", "command": "hornbook quickstart --data town --language zh --minutes 5", "version": "0.1.0",
-        "created": "2026-03-01T12:34:56+00:00", "outcome": "finished",
-        "identity": {"python": "3.11.7", "torch": "2.13.0", "platform": "Linux-6.1-x86_64", "processor": "x86_64", "threads": 2, "device": "cpu"},
+        "title": "A model of the town", "command": "hornbook quickstart --data town --language zh --minutes 5",
+        "version": "0.1.0", "created": "2026-03-01T12:34:56+00:00", "outcome": "finished",
+        "identity": {"python": "3.11.7", "torch": "2.13.0", "platform": "Linux-6.1-x86_64", "processor": "x86_64",
+                     "threads": 2, "device": "cpu"},
         "data": {"name": "town", "language": "zh"},
-        "timings": {"corpus": 3.21, "clean": 7.5, "tokenizer": 12.4, "shards": 4.04, "pretrain": 214.7, "sft": 41.9, "evaluate": 19.3, "export": 1.1,
-                    "report": 0.35},
+        "timings": {"corpus": 3.21, "clean": 7.5, "tokenizer": 12.4, "shards": 4.04, "pretrain": 214.7, "sft": 41.9,
+                    "evaluate": 19.3, "export": 1.1, "report": 0.35},
         "total_seconds": 304.5, "peak_memory_bytes": 1_403_222_016,
         "funnel": {
             "in": {"documents": 20_480, "bytes": 17_301_504},
@@ -84,22 +76,13 @@ def sample_record() -> dict[str, Any]:
         "plan": {
             "rule": ["5 minutes at 24,310 tokens per second leave room for 5.2 million tokens in pretraining.",
                      "A model of 1.9 million parameters is the largest that sees at least 2 tokens for each."],
-            "minutes": 5, "tokens_per_second": 24_310.4, "batch_tokens": 8192, "steps": 600, "learning_rate": 0.0031, "context": 256,
-            "model": {"parameters": 1_902_848, "layers": 6, "dim": 160, "heads": 5, "vocab": 4096},
+            "minutes": 5, "tokens_per_second": 24_310.4, "batch_tokens": 8192, "steps": 600, "learning_rate": 0.0031,
+            "context": 256, "model": {"parameters": 1_902_848, "layers": 6, "dim": 160, "heads": 5, "vocab": 4096},
         },
-        "evaluation": {
-            "bits_per_byte": {"pretrained": 0.8123, "final": 0.8431, "documents": 378, "bytes": 325_744, "interval": [0.8279, 0.8583]},
-            "questions": {
-                "arithmetic": score(171, 200, [0.7995, 0.8973], 0.05, [("2 + 3 = ?", "5", "5"), ("七加八等于几？", "十五", "十六")]),
-                "who_lives_where": score(58, 120, [0.3959, 0.5718], 0.25, [("小明住在哪里？", "小镇", "小镇")]),
-                "copy": score(4, 40, [0.0396, 0.2305], 0.125, [("Say: apple bread", "apple bread", "apple apple")]),
-            },
-            "stories": {"correct": 87, "total": 100, "accuracy": 0.87, "interval": [0.7902, 0.9224],
-                        "violations": {"wrong_name": 9, "too_long": 4}},
-        },
+        "evaluation": sample_evaluation(),
         "samples": [{"stage": stage, "step": step, "prompt": "小明", "text": f"住在{step}号。" + STORY[12 : 12 + step // 8]}
                     for stage, steps in (("pretrain", range(0, 601, 60)), ("sft", (80, 160))) for step in steps],
-        "config": {"data": {"name": "town", "language": "zh"}, "train": {"steps": 600, "learning_rate": 0.0031, "betas": [0.9, 0.95]}},
+        "config": {"data": {"name": "town"}, "train": {"steps": 600, "learning_rate": 0.0031, "betas": [0.9, 0.95]}},
         "lineage": hashes, "model_folder": "runs/quickstart/model", "talk": "hornbook chat runs/quickstart",
     }  # fmt: skip
 
@@ -112,7 +95,8 @@ def sample_metrics() -> list[dict[str, Any]]:
         for step in range(1, steps + 1):
             loss = end + (start - end) * math.exp(-step / steps * 7) + draw.gauss(0, 0.06)
             rate = 0.0031 * min(step / 40, 1) * (1 - 0.9 * step / steps)
-            rows.append({"stage": stage, "step": step, "tokens": step * 8192, "loss": loss, "bits_per_byte": loss / math.log(2) / 3.97,
+            rows.append({"stage": stage, "step": step, "tokens": step * 8192, "loss": loss,
+                "bits_per_byte": loss / math.log(2) / 3.97,
                          "learning_rate": rate, "grad_norm": 0.4 + 3 * math.exp(-step / 25) + abs(draw.gauss(0, 0.1)),
                          "tokens_per_second": 24_000 + draw.gauss(0, 700), "seconds": step * 0.34})  # fmt: skip
             if step % (steps // 8) == 0:
@@ -147,7 +131,8 @@ def with_every_string(part: Any, words: str) -> Any:
 
 
 SECTIONS = {
-    "funnel": "Corpus", "tokenizer": "Tokenizer", "plan": "Plan", "samples": "Samples during training", "evaluation": "Evaluation",
+    "funnel": "Corpus", "tokenizer": "Tokenizer", "plan": "Plan", "samples": "Samples during training",
+        "evaluation": "Evaluation",
     "timings": "Time per stage", "config": "Configuration", "lineage": "Lineage", "identity": "Machine",
 }  # fmt: skip
 
@@ -193,12 +178,27 @@ def test_parts_of_parts_may_be_absent() -> None:
                 assert report.model_card(poorer)
 
 
+@pytest.mark.parametrize("interval", [None, [None, None], [math.nan, math.nan]])
+def test_a_score_without_an_interval_shows_none(interval: list[float] | None) -> None:
+    record = {"evaluation": sample_evaluation()}
+    for score in (
+        record["evaluation"]["bits_per_byte"],
+        record["evaluation"]["stories"],
+        *record["evaluation"]["questions"].values(),
+    ):
+        score["interval"] = interval
+    made = tree(report.render_report(record, []))
+    assert [node for node in made.iter("line") if node.attrib["class"] == "whisker"] == []
+    assert "nan" not in "".join(made.itertext()) and "nan" not in report.model_card(record)
+
+
 def test_the_numbers_on_the_page_are_the_record_s() -> None:
     record = sample_record()
     kept = {float(node.attrib["value"]) for node in tree(report.render_report(record, sample_metrics())).iter("data")}
     bits = {key: value for key, value in record["evaluation"]["bits_per_byte"].items() if key != "interval"}
     scores = [score["accuracy"] for score in [*record["evaluation"]["questions"].values(), record["evaluation"]["stories"]]]
-    parts = [record["funnel"], record["split"], record["timings"], record["total_seconds"], record["peak_memory_bytes"], record["plan"],
+    parts = [record["funnel"], record["split"], record["timings"], record["total_seconds"], record["peak_memory_bytes"],
+    record["plan"],
              bits, scores, record["evaluation"]["stories"]["violations"], record["tokenizer"]["bytes_per_token"]]  # fmt: skip
     expected = {float(leaf) for part in parts for leaf in leaves(part) if isinstance(leaf, (int, float))}
     assert len(expected) > 40 and expected <= kept
@@ -311,8 +311,10 @@ def test_the_card_is_markdown_that_shows_the_record(words: str | None) -> None:
             assert shown in cells
     programs = [node.content for node in parsed if node.type == "fence" and node.info == "python"]
     assert len(programs) == 1
-    assigned = {n.targets[0].id: n.value.value for n in ast.parse(programs[0]).body  # type: ignore[attr-defined]
-                if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)}  # fmt: skip
+    lines = [
+        node for node in ast.parse(programs[0]).body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    ]
+    assigned = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in lines}
     assert assigned == {
         "folder": record["model_folder"],
         "prompt": record["evaluation"]["questions"]["arithmetic"]["examples"][0]["prompt"],
@@ -324,10 +326,9 @@ def test_the_card_says_nothing_the_record_does_not() -> None:
     record = sample_record()
     body = re.sub(r"```.*?```", "", report.model_card(record), flags=re.DOTALL)
     numbers = {n.rstrip(".,").replace(",", "") for n in re.findall(r"(?<![\w.])\d[\d,.]*(?!\w)", body)}
-    known = re.findall(r"\d[\d.]*", json.dumps(record)) + [
-        str(s["total"] - s["correct"]) for s in report._scores(record).values()
-    ]
-    values = [float(n.rstrip(".")) for n in known if n.count(".") < 2]
+    known = [float(n.rstrip(".")) for n in re.findall(r"\d[\d.]*", json.dumps(record)) if n.count(".") < 2]
+    scores = [*record["evaluation"]["questions"].values(), record["evaluation"]["stories"]]
+    values = [*known, *(float(score["total"] - score["correct"]) for score in scores)]
     for number in numbers:
         if number.count(".") < 2:
             near = [v for v in values if math.isclose(v, float(number), rel_tol=6e-4) or abs(100 * v - float(number)) <= 0.0501]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from hornbook.errors import UserError
 from hornbook.text import bpe, plain
 from hornbook.text.split import PATTERNS, Splitter
 
-DATA = Path(os.environ.get("HORNBOOK_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+CORPORA = {"shakespeare": ("tinyshakespeare/input.txt", 200_000), "japanese": ("japanese/wagahaiwa_nekodearu.txt", 20_000)}
 ALPHABETS = ["ab", "aab ", "abc \n", "的一是不了 。", "🙂👩‍🚀é ", "xyxz1 2", "the cat sat ", "aé的🙂"]
 
 
@@ -72,28 +71,14 @@ def hugging_face(texts: list[str], vocab: int, split: str) -> Tokenizer:
     return theirs
 
 
-def standard_library() -> str:
-    return Path(argparse.__file__).read_text(encoding="utf-8")
-
-
-def shakespeare() -> str:
-    file = DATA / "corpora" / "tinyshakespeare" / "input.txt"
-    if not file.exists():
-        pytest.skip(f"{file} is absent; HORNBOOK_TEST_DATA names the folder of test data")
-    return file.read_text(encoding="utf-8")[:200_000]
-
-
-def japanese() -> str:
-    file = DATA / "corpora" / "japanese" / "wagahaiwa_nekodearu.txt"
-    if not file.exists():
-        pytest.skip(f"{file} is absent; HORNBOOK_TEST_DATA names the folder of test data")
-    return file.read_text(encoding="utf-8")[:20_000]
-
-
-@pytest.mark.parametrize("source", [standard_library, shakespeare, japanese])
+@pytest.mark.parametrize("source", ["standard library", *CORPORA])
 @pytest.mark.parametrize("split", ["gpt2", "cl100k"])
-def test_merges_and_ids_equal_those_of_hugging_face(source: Callable[[], str], split: str) -> None:
-    text = source()
+def test_merges_and_ids_equal_those_of_hugging_face(source: str, split: str, request: pytest.FixtureRequest) -> None:
+    if source == "standard library":
+        text = Path(argparse.__file__).read_text(encoding="utf-8")
+    else:
+        file, size = CORPORA[source]
+        text = (request.getfixturevalue("data_folder") / "corpora" / file).read_text(encoding="utf-8")[:size]
     theirs = hugging_face(text.splitlines(keepends=True), 1200, split)
     splitter = Splitter([PATTERNS[split]])
     pieces, merges = bpe.train(bpe.count_words(text.splitlines(keepends=True), splitter), 1200)

@@ -1,0 +1,101 @@
+"""What a person sees while a command works, on stderr: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+from hornbook.stages.voice import Voice
+
+T = TypeVar("T")
+EVERY = 5.0  # seconds between two plain progress lines
+FORMATS = {
+    "loss": ("loss", "{:.3f}"), "bits_per_byte": ("bits/byte", "{:.3f}"), "held_out_bits_per_byte": ("held-out bits/byte", "{:.3f}"),
+    "tokens_per_second": ("tokens/s", "{:,.0f}"), "documents": ("documents", "{:,.0f}"), "merges": ("merges", "{:,.0f}"),
+}  # fmt: skip
+
+
+def parse(kind: type[T], verb: str, arguments: Sequence[str], default: T | None = None) -> T:
+    """The verb's settings from its arguments; `--help` and errors are the parser's."""
+    import tyro
+
+    settings: Any = tyro.cli(kind, prog=f"hornbook {verb}", args=list(arguments), default=default)
+    return cast(T, settings)
+
+
+def voice() -> Voice:
+    return Live() if sys.stderr.isatty() else Plain()
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def figures_line(figures: dict[str, float]) -> str:
+    known = [(FORMATS[name], value) for name, value in figures.items() if name in FORMATS]
+    return "  ".join(f"{label} {form.format(value)}" for (label, form), value in known)
+
+
+class Plain:
+    """Lines for a log file: each stage's begin and end, and its progress every few seconds."""
+
+    def __init__(self) -> None:
+        self.stage, self.began, self.shown, self.figures = "", 0.0, 0.0, dict[str, float]()
+
+    def line(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def begin(self, stage: str, doing: str) -> None:
+        self.stage, self.began, self.shown, self.figures = stage, time.perf_counter(), time.perf_counter(), {}
+        self.line(f"{stage}: {doing}")
+
+    def progress(self, done: float, total: float, figures: dict[str, float]) -> None:
+        self.figures |= figures
+        now = time.perf_counter()
+        if now - self.shown < EVERY or not done:
+            return
+        self.shown = now
+        left = (now - self.began) * (total - done) / done
+        self.line(f"  {self.stage} {done / total:4.0%}  {figures_line(self.figures)}  left {clock(left)}")
+
+    def end(self, outcome: str) -> None:
+        self.line(f"  {outcome} ({clock(time.perf_counter() - self.began)})")
+
+    def say(self, text: str) -> None:
+        self.line(f"  {text}")
+
+
+class Live:
+    """A bar with figures for the stage at work; finished stages stay as lines above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True, highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.fields[figures]}"),
+                   TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+        self.bar = Progress(*columns, console=self.console, transient=True)
+        self.task: Any = None
+        self.stage, self.began, self.figures = "", 0.0, dict[str, float]()
+
+    def begin(self, stage: str, doing: str) -> None:
+        self.stage, self.began, self.figures = stage, time.perf_counter(), {}
+        self.console.print(f"[bold]{stage}[/bold]  {doing}")
+        self.task = self.bar.add_task(stage, total=None, figures="")
+        self.bar.start()
+
+    def progress(self, done: float, total: float, figures: dict[str, float]) -> None:
+        self.figures |= figures
+        self.bar.update(self.task, completed=done, total=total, figures=figures_line(self.figures))
+
+    def end(self, outcome: str) -> None:
+        self.bar.stop()
+        self.bar.remove_task(self.task)
+        self.console.print(f"  [green]✓[/green] {outcome} [dim]({clock(time.perf_counter() - self.began)})[/dim]", markup=True)
+
+    def say(self, text: str) -> None:
+        self.console.print(f"  {text}", markup=False)

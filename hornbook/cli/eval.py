@@ -1,0 +1,57 @@
+"""`hornbook eval MODEL`: score a model on a task file, or on text that it has not seen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hornbook.cli.console import parse
+from hornbook.errors import UserError
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score a model: exact match or choices on --task, bits per byte on --text."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A model folder or a run folder."""
+    task: Path | None = None
+    """JSONL rows of question/answer, query/choices/gold, or context/continuation."""
+    text: str | None = None
+    """A file, folder or glob of text for bits per byte."""
+    limit: int | None = None
+    device: str = "auto"
+    json: bool = False
+
+
+def main(arguments: Sequence[str]) -> None:
+    settings = parse(Eval, "eval", arguments)
+    if (settings.task is None) == (settings.text is None):
+        raise UserError("eval needs either --task or --text", fix="hornbook eval MODEL --task questions.jsonl")
+    from hornbook.checkpoint.pretrained import context_length, load
+    from hornbook.data.documents import Intake
+    from hornbook.data.sources import open_corpus
+    from hornbook.evals.task import bits_per_byte, run_task
+    from hornbook.ranks import choose_device
+
+    device = choose_device(settings.device)
+    print(f"device: {device}", file=sys.stderr)
+    model, tokenizer = load(settings.model)
+    model.to(device)
+    if settings.task is not None:
+        score = run_task(model, tokenizer, settings.task, settings.limit).record()
+        low, high = score["interval"]
+        line = f"{score['correct']} of {score['total']} right: {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
+        print(json.dumps(score, ensure_ascii=False) if settings.json else line)
+        return
+    texts = [document.text for document in open_corpus(str(settings.text), Intake()) if document.text][: settings.limit]
+    found = bits_per_byte(model, tokenizer, texts, context_length(model) or 256)
+    low, high = found.interval
+    line = f"{found.value:.4f} bits per byte (95 % interval {low:.4f} to {high:.4f}) on {found.documents} documents, {found.bytes:,} bytes"
+    print(json.dumps(found.record()) if settings.json else line)

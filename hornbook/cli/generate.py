@@ -1,0 +1,65 @@
+"""`hornbook generate MODEL --prompt TEXT`: continue a text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from hornbook.cli.console import parse
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue a text with a model; temperature 0 takes the likeliest token each time."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A model folder or a run folder."""
+    prompt: str = ""
+    max_tokens: int = 100
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    n: int = 1
+    """How many texts, each with its own draws."""
+    seed: int = 0
+    device: str = "auto"
+    json: bool = False
+
+
+def main(arguments: Sequence[str]) -> None:
+    settings = parse(Generate, "generate", arguments)
+    from hornbook.checkpoint.pretrained import load
+    from hornbook.generate.decode import generate
+    from hornbook.generate.sampling import Sampling
+    from hornbook.ranks import choose_device
+
+    device = choose_device(settings.device)
+    print(f"device: {device}", file=sys.stderr)
+    sampling = checked(Sampling, settings)
+    model, tokenizer = load(settings.model)
+    found = generate(model.to(device), tokenizer, [settings.prompt] * settings.n, sampling)
+    for completion in found:
+        if settings.json:
+            row = {"prompt": settings.prompt, **vars(completion)}
+            print(json.dumps(row, ensure_ascii=False))
+        else:
+            print(settings.prompt + completion.text)
+
+
+def checked(kind: type, settings: object):  # type: ignore[no-untyped-def]
+    """`Sampling` from a verb's settings; a value out of range names its flag."""
+    from hornbook.errors import UserError
+
+    names = ("max_tokens", "temperature", "top_k", "top_p", "seed")
+    try:
+        return kind(**{name: getattr(settings, name) for name in names})
+    except ValueError as error:
+        flag = "--" + str(error).partition(" ")[0].replace("_", "-")
+        raise UserError(
+            "a sampling setting cannot be used", where=flag, why=str(error), fix="change it, or leave it out"
+        ) from error

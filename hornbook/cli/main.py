@@ -1,0 +1,77 @@
+"""`hornbook VERB ...`: find the verb, run it, and turn what goes wrong into one screen and an exit code.
+
+Exit codes: 0 done, 2 something the user gave cannot be used, 130 stopped and saved. `-v` shows the traceback. Nothing here imports
+torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+
+import hornbook
+from hornbook.errors import Interrupted, UserError
+
+VERBS = {
+    "quickstart": "raw text to a model that talks, in minutes",
+    "tokenizer": "train a tokenizer, or see a text as tokens",
+    "prepare": "read and clean a corpus, learn its vocabulary, write token shards",
+    "pretrain": "train a model from nothing, as a recipe says",
+    "sft": "teach a pretrained model to answer, as a recipe says",
+    "eval": "score a model on a task or on held-out text",
+    "generate": "continue a text",
+    "chat": "talk to a model",
+    "export": "write a model as a folder that transformers opens",
+    "verify": "prove the invariants on this machine",
+}
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    rows = "\n".join(f"  {verb:{width}}  {what}" for verb, what in VERBS.items())
+    return (
+        f"hornbook {hornbook.__version__}: everything it takes to teach a machine to write\n\n"
+        f"usage: hornbook VERB [OPTION ...]\n\n{rows}\n\n"
+        "hornbook VERB --help lists a verb's options. -v shows the traceback of an error.\n"
+        "Begin with: hornbook quickstart"
+    )
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of `hornbook ARGUMENTS`."""
+    verbose = "-v" in arguments
+    arguments = [word for word in arguments if word != "-v"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(hornbook.__version__)
+        return 0
+    try:
+        if arguments[0] not in VERBS:
+            found = difflib.get_close_matches(arguments[0], VERBS, n=1)
+            raise UserError(
+                f"no such verb: {arguments[0]!r}", fix=f"did you mean {found[0]!r}?" if found else "hornbook --help lists the verbs"
+            )
+        return int(importlib.import_module(f"hornbook.cli.{arguments[0]}").main(arguments[1:]) or 0)
+    except UserError as error:
+        if verbose:
+            traceback.print_exc()
+        print(error.render(), file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(f"\nStopped and saved. Continue with: {stopped.resume}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\nStopped. What was finished is kept; the same command continues.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,42 @@
+"""Single training runs, as recipes describe them: the same stages that quickstart calls, in a folder of their own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from hornbook.config import to_toml
+from hornbook.errors import UserError
+from hornbook.files import held, write_text
+from hornbook.ranks import choose_device
+from hornbook.stages.corpus import make_corpus
+from hornbook.stages.learn import pretrain, sft
+from hornbook.stages.settings import Recipe, SftRecipe
+from hornbook.stages.tokens import make_shards, train_tokenizer
+from hornbook.stages.voice import Voice
+from hornbook.text.tokenizer import Tokenizer
+
+
+def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
+    """Corpus, tokenizer, shards and model in `recipe.out`; returns the model's folder."""
+    device, out = choose_device(recipe.device), Path(recipe.out)
+    voice.say(f"device: {device}")
+    with held(out):
+        make_corpus(recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
+        tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice)
+        make_shards(out / "corpus", tokenizer, out / "shards", voice)
+        write_text(out / "recipe.toml", to_toml(asdict(recipe)))
+        return pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, device, voice, command)
+
+
+def sft_run(recipe: SftRecipe, voice: Voice, command: str) -> Path:
+    """Fine-tune the model of the run at `recipe.base` on that run's conversations; returns the model's folder."""
+    device, run = choose_device(recipe.device), Path(recipe.base)
+    voice.say(f"device: {device}")
+    for needed in ("corpus", "tokenizer", "pretrained"):
+        if not (run / needed).is_dir():
+            raise UserError(
+                f"no finished pretraining run at {run}", where=str(run / needed), fix="name the folder that hornbook pretrain wrote"
+            )
+    with held(run):
+        return sft(recipe, Tokenizer.load(run / "tokenizer"), run / "corpus", run / "pretrained", run, device, voice, command)
