@@ -89,7 +89,7 @@ def _windows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> Iterat
         scored = min(context, len(ids) - 1)
         yield number, ids[: scored + 1], scored
         while scored < len(ids) - 1:
-            fresh = min(context // 2, len(ids) - 1 - scored)
+            fresh = min(max(1, context // 2), len(ids) - 1 - scored)
             yield number, ids[scored + fresh - context : scored + fresh + 1], fresh
             scored += fresh
 

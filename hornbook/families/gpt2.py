@@ -36,9 +36,10 @@ WEIGHTS = (
 
 
 def spec(config: Mapping[str, Any]) -> Transformer:
+    act = config["activation_function"]
     norm, dim, heads = LayerNorm(config["layer_norm_epsilon"]), config["n_embd"], config["n_head"]
     attention = Attention(heads=heads, head_dim=dim // heads, qkv_bias=True, out_bias=True)
-    mlp = MLP(config.get("n_inner") or 4 * dim, ACT[config["activation_function"]])
+    mlp = MLP(config.get("n_inner") or 4 * dim, ACT.get(act, act))
     block = Block(attn=Residual(attention, pre=norm), ffn=Residual(mlp, pre=norm))
     return Transformer(
         stem=TokenStem(vocab=config["vocab_size"], positions=config["n_positions"]),

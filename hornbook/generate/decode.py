@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -80,17 +81,19 @@ def steps(
     device = next(model.parameters()).device
     longest, limit = max(map(len, prompts)), context_length(model)
     _check(prompts, longest, limit)
-    room = sampling.max_tokens if limit is None else min(sampling.max_tokens, limit - longest + 1)
-    names, cache = list(names), DenseCache(longest + room)
-    generators = [torch.Generator().manual_seed((sampling.seed << 32) ^ name) for name in names]
+    rooms = [sampling.max_tokens if limit is None else min(sampling.max_tokens, limit - len(ids) + 1) for ids in prompts]
+    names, cache = list(names), DenseCache(longest + max(rooms))
+    generators = [torch.Generator().manual_seed(_seed(sampling.seed, name)) for name in names]
     tokens_bt, positions_bt, padding_bs = _left_padded(prompts, longest, device)
-    for count in range(1, room + 1):
+    for count in range(1, max(rooms) + 1):
         hidden = model.hidden(tokens_bt, Context(positions_bt=positions_bt, padding_bs=padding_bs, cache=cache))
         logits_bv = model.head(hidden[:, -1])
         chosen = choose(logits_bv, sampling, generators)
         logprobs = logits_bv.float().log_softmax(-1).gather(-1, chosen[:, None])[:, 0].tolist()
-        finishes = ["stop" if token in end_ids else "length" if count == room else "" for token in chosen.tolist()]
-        yield list(zip(names, chosen.tolist(), logprobs, finishes, strict=True))
+        ids = chosen.tolist()
+        full = [count == room for room in rooms]
+        finishes = ["stop" if token in end_ids else "length" if last else "" for token, last in zip(ids, full, strict=True)]
+        yield list(zip(names, ids, logprobs, finishes, strict=True))
         rows = [row for row, finish in enumerate(finishes) if not finish]
         if not rows:
             return
@@ -98,9 +101,15 @@ def steps(
             kept = torch.tensor(rows, device=device)
             cache.keep(kept)
             chosen, positions_bt, padding_bs = chosen[kept], positions_bt[kept], padding_bs[kept]
-            names, generators = [names[row] for row in rows], [generators[row] for row in rows]
+            names, rooms = [names[row] for row in rows], [rooms[row] for row in rows]
+            generators = [generators[row] for row in rows]
         tokens_bt, positions_bt = chosen[:, None], positions_bt[:, -1:] + 1
         padding_bs = torch.cat((padding_bs, padding_bs.new_ones((len(rows), 1))), 1)
+
+
+def _seed(seed: int, name: int) -> int:
+    """One seed out of two. Torch's generator reads 32 bits of it, so both have to be mixed into those."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], longest: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ def passages(text: str, size: int) -> Iterator[str]:
     piece = ""
     for line in text.splitlines(keepends=True):
         piece += line
-        if len(piece) >= size:
+        if len(piece) >= size and piece.strip():
             yield piece.strip("\n")
             piece = ""
     if piece.strip():
