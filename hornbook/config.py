@@ -1,4 +1,4 @@
-"""Settings: a frozen dataclass <-> TOML, strictly. An unknown key, a missing one or a value of the wrong type names file and line."""
+"""Settings: a frozen dataclass <-> TOML, strictly. An unknown or missing key or a value of the wrong type names file and line."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         siblings = [entry.name for entry in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         fix = near(path.name, siblings) if siblings else "name a .toml file, such as recipes/town.toml"
         raise UserError(f"no such recipe: {path}", where=str(path), fix=fix) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         found = re.search(r"line (\d+)", str(error))
         raise UserError(
             "not a TOML file", where=f"{path}:{found.group(1)}" if found else str(path), why=str(error), fix="correct that line"
         ) from error
+    except OSError as error:
+        raise UserError("the recipe cannot be read", where=str(path), why=error.strerror, fix="name a .toml file") from error
 
 
 def from_toml(kind: type[T], path: Path) -> T:
@@ -42,8 +44,7 @@ def from_dict(kind: type[T], values: dict[str, Any], path: Path) -> T:
         if key not in fields:
             raise UserError(f"unknown key {key!r}", where=_place(path, key), fix=near(key, fields))
         if not _fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", str(hints[key]))
-            raise UserError(f"{key} must be {wanted}: {value!r}", where=_place(path, key), fix=f"write a value of type {wanted}")
+            raise _misfit(key, value, hints[key], _place(path, key))
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UserError(f"the key {name!r} is missing", where=str(path), fix=f"add it: {name} = ...")
@@ -52,7 +53,16 @@ def from_dict(kind: type[T], values: dict[str, Any], path: Path) -> T:
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError("a value cannot be used", where=str(path), why=str(error), fix="correct it") from error
+        place = _place(path, str(error).partition(" ")[0])  # a message begins with the field that it is about
+        raise UserError("a value cannot be used", where=place, why=str(error), fix="correct it") from error
+
+
+def _misfit(key: str, value: Any, hint: Any, where: str) -> UserError:
+    if typing.get_origin(hint) is typing.Literal:
+        choices = typing.get_args(hint)
+        return UserError(f"{key} must be one of {', '.join(choices)}: {value!r}", where=where, fix=near(str(value), choices))
+    wanted = getattr(hint, "__name__", str(hint))
+    return UserError(f"{key} must be {wanted}: {value!r}", where=where, fix=f"write a value of type {wanted}")
 
 
 def _place(path: Path, key: str) -> str:
@@ -81,9 +91,22 @@ def _fits(value: Any, hint: Any) -> bool:
 def to_toml(value: Any) -> str:
     """The dataclass or dict as TOML: plain values first, then one table per dict. None is left out."""
     values = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else dict(value)
-    plain = [f"{key} = {_literal(item)}" for key, item in values.items() if item is not None and not isinstance(item, dict)]
-    tables = [f"\n[{key}]\n{to_toml(item)}".rstrip() for key, item in values.items() if isinstance(item, dict) and item]
-    return "\n".join([*plain, *tables]) + "\n"
+    return "\n".join(_table(values, ())) + "\n"
+
+
+def _table(values: dict[str, Any], place: tuple[str, ...]) -> list[str]:
+    """The lines of one table and of those inside it, each headed by its whole name."""
+    plain = {key: item for key, item in values.items() if item is not None and not isinstance(item, dict)}
+    lines = [f"{_key(key)} = {_literal(item)}" for key, item in plain.items()]
+    for key, item in values.items():
+        if isinstance(item, dict):
+            inner = (*place, _key(key))
+            lines += ["", f"[{'.'.join(inner)}]", *_table(item, inner)]
+    return lines
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _literal(key)
 
 
 def _literal(value: Any) -> str:
@@ -91,4 +114,7 @@ def _literal(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_literal(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(key)} = {_literal(item)}" for key, item in value.items() if item is not None) + "}"
+    # JSON's escapes are TOML's, but for DEL, which JSON leaves as it is
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)

@@ -37,39 +37,59 @@ def written_folder(target: Path, about: dict[str, Any] | None = None) -> Iterato
     """Yield a temporary folder to fill; on a clean exit it becomes `target`, with `about` kept in its manifest.
 
     A folder that stood at `target` is replaced. On any error the temporary folder goes and `target` stays as it was. A full disk
-    or a folder that may not be written is a `UserError`.
+    or a folder that may not be written is a `UserError`. No file system replaces a folder in one step: a kill between the two
+    renames leaves the old one beside its place, and the next writer of the same target puts it back before it begins.
     """
     temporary = target.with_name(f".{target.name}.writing-{os.getpid()}")
     with _disk_errors(target):
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
         target.parent.mkdir(parents=True, exist_ok=True)
-        _forget_leftovers(target)
+        _mend_and_forget_leftovers(target)
         temporary.mkdir()
     try:
         with _disk_errors(target):
             yield temporary
             _seal(temporary, about or {})
-            old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
-            if target.exists():
-                target.rename(old)
-            temporary.rename(target)
-            _sync_folder(target.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            _take_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _seal(folder: Path, about: dict[str, Any]) -> None:
+    """Flush every file and folder, and write the manifest, which carries its own digest, last."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            _sync_folder(path)
+            continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    _write_synced(folder / MANIFEST, json.dumps({"about": about, "files": files}, indent=1, ensure_ascii=False) + "\n")
+    record = json.loads(json.dumps({"about": about, "files": files}))  # as a reader will see it
+    _write_synced(folder / MANIFEST, json.dumps(record | {"digest": digest(record)}, indent=1, ensure_ascii=False) + "\n")
     _sync_folder(folder)
 
 
-def _forget_leftovers(target: Path) -> None:
-    """Remove what a killed writer of the same target left."""
+def _take_place(temporary: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    _sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _mend_and_forget_leftovers(target: Path) -> None:
+    """Put back the folder that a writer was killed while replacing, and remove what else killed writers left."""
+    replaced = sorted(target.parent.glob(f".{target.name}.replaced-*"))
+    if replaced and not target.exists():
+        replaced[0].rename(target)
     for kind in ("writing", "replaced"):
         for path in target.parent.glob(f".{target.name}.{kind}-*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -80,10 +100,12 @@ def verified(folder: Path) -> dict[str, Any]:
     manifest = folder / MANIFEST
     try:
         record = json.loads(manifest.read_text(encoding="utf-8"))
-        files, about = record["files"], record["about"]
+        files, about, seal = record["files"], record["about"], record["digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = "it was never written to its end" if isinstance(error, FileNotFoundError) else str(error)
         raise DamagedError("no manifest that can be read", where=str(manifest), why=why, fix="delete the folder") from error
+    if digest({"about": about, "files": files}) != seal:
+        raise DamagedError("the manifest was changed", where=str(manifest), why="its digest differs", fix="delete the folder")
     for name, expected in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
@@ -114,14 +136,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Add one JSON line; a reader takes the last row of a step that was run twice and leaves out a cut last line."""
-    with _disk_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    """Add one JSON line; a reader takes the last row of a step that was run twice and leaves out a line that a kill cut."""
+    with _disk_errors(path), path.open("a+b") as file:
+        cut = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            cut = file.read(1) != b"\n"
+        file.write((b"\n" if cut else b"") + json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:  # bytes: a kill may cut inside a character
         try:
             rows.append(json.loads(line))
         except ValueError:

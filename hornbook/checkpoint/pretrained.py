@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hornbook import families
+from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import DamagedError, UserError
 from hornbook.families.weights import from_published, to_published
-from hornbook.files import written_folder
+from hornbook.files import MANIFEST, written_folder
 from hornbook.model import TransformerModel
 from hornbook.text.tokenizer import Tokenizer
 
@@ -61,10 +62,8 @@ def load_model(folder: Path) -> TransformerModel:
 
 
 def _published(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
-    for name in names:
+    for name in _weight_files(folder):
         try:
             tensors |= load_file(folder / name)
         except FileNotFoundError as error:
@@ -74,6 +73,17 @@ def _published(folder: Path) -> dict[str, Tensor]:
                 "the weights cannot be read", where=str(folder / name), why=str(error), fix="copy or export the model again"
             ) from error
     return tensors
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The names of the files that hold the weights: one, or those of the index."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise UserError("the index of the weights names no files", where=str(index), fix="copy or export the model again")
+    return sorted(set(places.values()))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -91,8 +101,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 def save(
     model: TransformerModel, tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, card: str = ""
 ) -> None:
-    """Write the folder whole: config, weights, tokenizer, and the model card where there is one."""
-    with written_folder(Path(folder), dict(about or {})) as target:
+    """Write the folder whole: config, weights, tokenizer, and the model card where there is one.
+
+    A model that was saved there before is replaced; a folder that holds anything else is a `UserError`, so that nothing is lost.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / MANIFEST).exists() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError("something else stands there", where=str(folder), fix="choose a new or an empty folder")
+    with written_folder(folder, dict(about or {})) as target:
         write_model(model, target)
         tokenizer.save(target)
         if card:
@@ -104,7 +120,7 @@ def write_model(model: TransformerModel, folder: Path) -> None:
     tied = {name for name, _ in model.spec.ties}
     ours = {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in tied}
     published = to_published(families.family(model.config).WEIGHTS, ours)
-    save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(published, folder / "model.safetensors")
     ends = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
     for name, value in (("config.json", model.config), ("generation_config.json", ends)):
         (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
+from hornbook.errors import UserError
 from hornbook.stages.voice import Voice
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two plain progress lines
 FORMATS = {
-    "loss": ("loss", "{:.3f}"), "bits_per_byte": ("bits/byte", "{:.3f}"), "held_out_bits_per_byte": ("held-out bits/byte", "{:.3f}"),
-    "tokens_per_second": ("tokens/s", "{:,.0f}"), "documents": ("documents", "{:,.0f}"), "merges": ("merges", "{:,.0f}"),
-}  # fmt: skip
+    "loss": ("loss", "{:.3f}"),
+    "bits_per_byte": ("bits/byte", "{:.3f}"),
+    "held_out_bits_per_byte": ("held-out bits/byte", "{:.3f}"),
+    "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "documents": ("documents", "{:,.0f}"),
+    "merges": ("merges", "{:,.0f}"),
+}
 
 
 def parse(kind: type[T], verb: str, arguments: Sequence[str], default: T | None = None) -> T:
-    """The verb's settings from its arguments; `--help` and errors are the parser's."""
+    """The verb's settings from its arguments. `--help` is the parser's; its complaints become an error with a remedy."""
     import tyro
 
-    settings: Any = tyro.cli(kind, prog=f"hornbook {verb}", args=list(arguments), default=default)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            settings: Any = tyro.cli(kind, prog=f"hornbook {verb}", args=list(arguments), default=default)
+    except SystemExit as left:
+        if not left.code:
+            raise
+        raise _misused(verb, said.getvalue()) from left
     return cast(T, settings)
+
+
+def _misused(verb: str, said: str) -> UserError:
+    """The parser's complaint, which it draws as a box: its first paragraph, and the option that it thinks was meant."""
+    words = re.sub(r"[╭╮╰╯│─]+", " ", re.split(r"─{4,} *│|Perhaps you meant", said.partition("\n")[2])[0]).split()
+    meant = re.search(r"Perhaps you meant:\W+(--[\w.-]+)", said)
+    fix = f"hornbook {verb} --help lists the options"
+    return UserError(
+        "the command line cannot be read", where=f"hornbook {verb}", why=" ".join(words),
+        fix=f"did you mean {meant.group(1)}? {fix}" if meant else fix,
+    )  # fmt: skip
+
+
+def program() -> str:
+    """How the user can call hornbook again: by its name where the shell finds it, else by the path that was used."""
+    return "hornbook" if shutil.which("hornbook") else sys.argv[0]
 
 
 def voice() -> Voice:
@@ -76,8 +108,8 @@ class Live:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
         self.console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.fields[figures]}"),
-                   TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+        figures = TextColumn("{task.fields[figures]}"), TextColumn("left"), TimeRemainingColumn()
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(), *figures
         self.bar = Progress(*columns, console=self.console, transient=True)
         self.task: Any = None
         self.stage, self.began, self.figures = "", 0.0, dict[str, float]()

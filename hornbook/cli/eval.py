@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> None:
     settings = parse(Eval, "eval", arguments)
     if (settings.task is None) == (settings.text is None):
         raise UserError("eval needs either --task or --text", fix="hornbook eval MODEL --task questions.jsonl")
+    if settings.limit is not None and settings.limit < 1:
+        raise UserError(f"limit must be at least 1: {settings.limit}", where="--limit", fix="leave it out to take everything")
     from hornbook.checkpoint.pretrained import context_length, load
     from hornbook.data.documents import Intake
     from hornbook.data.sources import open_corpus
@@ -53,5 +55,6 @@ def main(arguments: Sequence[str]) -> None:
     texts = [document.text for document in open_corpus(str(settings.text), Intake()) if document.text][: settings.limit]
     found = bits_per_byte(model, tokenizer, texts, context_length(model) or 256)
     low, high = found.interval
-    line = f"{found.value:.4f} bits per byte (95 % interval {low:.4f} to {high:.4f}) on {found.documents} documents, {found.bytes:,} bytes"
+    read = f"{found.documents} documents, {found.bytes:,} bytes"
+    line = f"{found.value:.4f} bits per byte (95 % interval {low:.4f} to {high:.4f}) on {read}"
     print(json.dumps(found.record()) if settings.json else line)

@@ -27,8 +27,8 @@ def main(arguments: Sequence[str]) -> None:
     from hornbook.checkpoint.pretrained import load, model_folder, save
 
     source = model_folder(Path(settings.model))
-    if settings.out.exists() and any(settings.out.iterdir()):
-        raise UserError("the output folder is not empty", where=str(settings.out), fix="choose another --out")
+    if settings.out.exists() and not (settings.out.is_dir() and not any(settings.out.iterdir())):
+        raise UserError("something stands at the output folder's place", where=str(settings.out), fix="choose another --out")
     model, tokenizer = load(source)
     card = source / "README.md"
     save(model, tokenizer, settings.out, card=card.read_text(encoding="utf-8") if card.exists() else "")

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from hornbook.cli.console import parse
+from hornbook.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ def main(arguments: Sequence[str]) -> None:
     from hornbook.generate.sampling import Sampling
     from hornbook.ranks import choose_device
 
-    device = choose_device(settings.device)
+    if settings.n < 1:
+        raise UserError(f"n must be at least 1: {settings.n}", where="--n", fix="leave it out for one text")
+    device, sampling = choose_device(settings.device), checked(Sampling, settings)
     print(f"device: {device}", file=sys.stderr)
-    sampling = checked(Sampling, settings)
     model, tokenizer = load(settings.model)
     found = generate(model.to(device), tokenizer, [settings.prompt] * settings.n, sampling)
     for completion in found:
@@ -53,8 +55,6 @@ def main(arguments: Sequence[str]) -> None:
 
 def checked(kind: type, settings: object):  # type: ignore[no-untyped-def]
     """`Sampling` from a verb's settings; a value out of range names its flag."""
-    from hornbook.errors import UserError
-
     names = ("max_tokens", "temperature", "top_k", "top_p", "seed")
     try:
         return kind(**{name: getattr(settings, name) for name in names})

@@ -67,7 +67,9 @@ def run(arguments: list[str]) -> int:
         print(error.render(), file=sys.stderr)
         return 2
     except Interrupted as stopped:
-        print(f"\nStopped and saved. Continue with: {stopped.resume}", file=sys.stderr)
+        from hornbook.cli.console import program
+
+        print(f"\nStopped and saved. Continue with: {program()}{stopped.resume.removeprefix('hornbook')}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("\nStopped. What was finished is kept; the same command continues.", file=sys.stderr)

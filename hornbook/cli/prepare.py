@@ -28,13 +28,13 @@ class Prepare:
 
 def main(arguments: Sequence[str]) -> None:
     settings = parse(Prepare, "prepare", arguments)
-    from hornbook.files import held
     from hornbook.stages.corpus import make_corpus
+    from hornbook.stages.keep import run_folder
     from hornbook.stages.tokens import make_shards, train_tokenizer
     from hornbook.text.tokenizer import Tokenizer
 
     speak, corpus = voice(), settings.out / "corpus"
-    with held(settings.out):
+    with run_folder(settings.out):
         make_corpus(settings.data, settings.language, settings.seed, settings.corpus_bytes, settings.conversations, corpus, speak)
         if settings.tokenizer:
             tokenizer = Tokenizer.load(settings.tokenizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hornbook.cli.console import clock, parse, voice
+from hornbook.cli.console import clock, parse, program, voice
 from hornbook.errors import UserError
 from hornbook.stages.settings import Quickstart
 
@@ -13,7 +13,7 @@ MEMORY = "under 2 GB"
 
 
 def main(arguments: Sequence[str]) -> None:
-    settings = parse(Quickstart, "quickstart", arguments)
+    settings = parse(Quickstart, "quickstart", arguments).completed()
     if not settings.minutes > 0:
         raise UserError(f"minutes must be above 0: {settings.minutes}", where="--minutes", fix="use --minutes 5")
     for name in ("steps", "depth", "vocab"):
@@ -49,5 +49,5 @@ def closing(settings: Quickstart, record: dict) -> str:  # type: ignore[type-arg
         f"  {summary(record['evaluation'])}\n"
         f"  report   {settings.out / 'report.html'}\n"
         f"  model    {settings.out / 'model'}   (opens in transformers too)\n\n"
-        f"Talk to it:\n  hornbook chat {settings.out}"
+        f"Talk to it:\n  {program()} chat {settings.out}"
     )

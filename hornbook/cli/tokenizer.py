@@ -31,12 +31,12 @@ class Train:
 
 def train(arguments: Sequence[str]) -> None:
     settings = parse(Train, "tokenizer train", arguments)
-    from hornbook.files import held
     from hornbook.stages.corpus import make_corpus
+    from hornbook.stages.keep import run_folder
     from hornbook.stages.tokens import train_tokenizer
 
     speak, corpus = voice(), settings.out / "corpus"
-    with held(settings.out):
+    with run_folder(settings.out):
         make_corpus(settings.data, settings.language, settings.seed, settings.corpus_bytes, 0, corpus, speak)
         train_tokenizer(corpus, settings.vocab, settings.split, settings.out / "tokenizer", speak)
     print(settings.out / "tokenizer")

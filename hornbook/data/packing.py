@@ -16,7 +16,7 @@ OPEN_ROWS = 64  # how many unfilled rows are looked at for each document
 def pack(
     documents: Iterable[tuple[Sequence[int], Sequence[int]]], context: int, pad: int, lengths_v: NDArray[np.int64]
 ) -> tuple[PackedRows, int]:
-    """Rows of `context` tokens, and the number of documents that were too long for one row and are left out.
+    """Rows of `context` tokens, and the number of documents that are left out: too long for one row, or too short to learn from.
 
     A document is (ids, mask); the mask is 1 where the id itself is to be learned. The target at position t is the id at t + 1
     where its mask is 1, `IGNORE` elsewhere. What is left of a row is `pad`, a document of its own.

@@ -24,9 +24,11 @@ SYMBOLS = "#$%^&*~|<>{}[]\\/=+_@"
 CONTROLS = "\x01\x02\x03\x05\x06\x07\x0e\x10\x16\x1b\x7f\ufffd"
 
 # How often each kind is drawn: prose, the questions of a lesson, the exchanges of a conversation.
-PROSE = {"biography": 14, "place": 6, "things": 6, "opposites": 5, "dialogue": 11, "lesson": 20, "story": 15, "scene": 28}
+PROSE = {"biography": 14, "place": 6, "things": 6, "opposites": 5, "dialogue": 11, "lesson": 18, "story": 18, "scene": 28,
+         "dictation": 14}  # fmt: skip
 LESSON = {"facts": 7, "opposite": 3, "sums": 3, "counting": 1}
-CHAT = {"facts": 40, "opposite": 12, "sums": 14, "counting": 3, "scene": 21, "small talk": 5, "outside": 3, "tale": 2}
+CHAT = {"facts": 40, "opposite": 12, "sums": 14, "counting": 3, "scene": 30, "dictation": 8, "small talk": 5,
+        "outside": 3, "tale": 2}  # fmt: skip
 
 KINDS = tuple(PLANS)
 NUMBERS = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1)]
@@ -62,7 +64,7 @@ class Town:
         return sentence in self.held_out
 
     def check_story(self, text: str) -> list[str]:
-        """What in a story (a title line, then sentences) is not from the town: an empty list for every story it tells."""
+        """What in a story (a title line, then sentences) is not from the town, by rule: empty for every story it tells."""
         return self.grammar.violations(text)
 
     def documents(self, size: int) -> Iterator[Document]:
@@ -178,7 +180,7 @@ class Writer:
         self.write: dict[str, Callable[[], str]] = {
             "biography": self.biography, "place": self.place, "things": lambda: self.joined(self.statements("kept", 4)),
             "opposites": lambda: self.joined(self.statements("opposite", 4)), "dialogue": self.dialogue, "lesson": self.lesson,
-            "story": self.story, "scene": self.scene_lesson,
+            "story": self.story, "scene": self.scene_lesson, "dictation": self.dictation,
         }  # fmt: skip
         self.asked: dict[str, list[tuple[tuple[str, ...], str]]] = {"facts": [], "opposite": []}
         self.told: dict[str, list[tuple[str, ...]]] = {}  # wordings by relation, by person and by place
@@ -263,6 +265,9 @@ class Writer:
             return dice.pick(words.count_asks).format(a=first, b=last), numbers + words.count_end
         if kind == "scene":
             return self.scene_exchange()
+        if kind == "dictation":
+            text = self.dictated()
+            return dice.pick(words.echo_asks).format(t=text), text
         if kind == "tale":
             one, two = dice.some(words.people, 2)
             return dice.pick(words.story_asks).format(a=one, b=two), self.story("story", one, two)
@@ -271,6 +276,19 @@ class Writer:
             return dice.pick(words.outside_asks).format_map(topic), dice.pick(words.refusals)
         prompts, replies = dice.pick(words.small_talk)
         return dice.pick(prompts), dice.pick(replies)
+
+    def dictated(self) -> str:
+        """What is to be said again: a short scene, or some words of the town in any order."""
+        dice, words = self.dice, self.words
+        if dice.below(2):
+            return self.scene(2)[0]
+        nouns = (*words.people, *words.places, *self.things, *self.animals, *words.colours)
+        return words.count_join.join(dice.some(nouns, 3 + dice.below(5))) + words.count_end
+
+    def dictation(self) -> str:
+        """Texts that are said twice: nothing can foretell the second time but a look back at the first."""
+        texts = [self.dictated() for _ in range(2 + self.dice.below(2))]
+        return "\n".join(line.format(t=text) for text in texts for line in self.words.echo_lines)
 
     def scene(self, people: int) -> tuple[str, Event, list[Slots]]:
         """A short text in which one or two people do the same kind of thing, the event, and who did what."""
@@ -301,7 +319,7 @@ class Writer:
     def scene_lesson(self) -> str:
         """A short scene, then some questions with answers."""
         text, event, actors = self.scene(2 - (self.dice.below(4) == 0))
-        exchanges = dict(self.about(event, actors) for _ in range(1 + self.dice.below(3)))
+        exchanges = dict(self.about(event, actors) for _ in range(2 + self.dice.below(3)))
         return text + "\n" + self.lines(list(exchanges.items()))
 
     def scenery(self) -> Slots:

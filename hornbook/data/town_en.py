@@ -344,6 +344,8 @@ ENGLISH = Words(
         "stranger": ("Robert", "Laura", "Victor", "Maria", "Simon", "Julia", "Martin", "Olga"),
     },
     refusals=("I only know our town.", "I do not know that. I only know our town.", "I am sorry, I only know our town."),
+    echo_asks=("Say after me: {t}", "Please repeat: {t}", "Say this again: {t}", "Repeat after me: {t}"),
+    echo_lines=("Say: {t}", "Again: {t}"),
     question_line="Question: {q}", answer_line="Answer: {t}", asks_line='{p} asks: "{q}"', says_line='{p} says: "{t}"',
     place_title="This is the {place}.",
     space=" ", subject_start="{person} ",

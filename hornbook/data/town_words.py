@@ -83,6 +83,8 @@ class Words:
     outside_asks: tuple[str, ...]
     outside_topics: Mapping[str, tuple[str, ...]]
     refusals: tuple[str, ...]
+    echo_asks: tuple[str, ...]  # asks to say {t} again
+    echo_lines: tuple[str, str]  # the same in a lesson: said, and said again
     question_line: str
     answer_line: str
     asks_line: str
@@ -259,16 +261,20 @@ class Grammar:
         self.templates = [Template(text, values) for texts in words.beats.values() for text in texts]
 
     def violations(self, text: str) -> list[str]:
-        """What in a text is not a story of the town: a title line, then sentences."""
+        """What in a text is not a story of the town: a title line, then sentences. Each begins with the rule that is broken.
+
+        "grammar": a sentence that the town does not say. "facts": against a fact. "people": a wrong pronoun, or somebody whom the
+        title does not name. "twice": a sentence said twice.
+        """
         title, _, body = text.strip().partition("\n")
         people = _read(self.titles, title)
         if people is None:
             return [_why_not(self.titles, title)]
         sentences = [sentence.strip(" ") for sentence in SENTENCE.findall(body)]
-        found = [] if sentences else ["no story after the title"]
-        found += ["one person twice in the title"] * (people["a"] == people["b"])
+        found = [] if sentences else ["grammar: no story after the title"]
+        found += ["people: one person twice in the title"] * (people["a"] == people["b"])
         if self.world.words.space.join(sentences) != body:
-            found.append(f"cut off, or not set as sentences: {SENTENCE.sub('', body).strip()!r}")
+            found.append(f"grammar: cut off, or not set as sentences: {SENTENCE.sub('', body).strip()!r}")
         subject, said = None, set[tuple[str | None, str]]()
         for sentence in sentences:
             slots = _read(self.templates, sentence)
@@ -279,9 +285,9 @@ class Grammar:
             if token in self.world.of:
                 subject = token
             elif token and token not in self.world.pronoun.get(subject or "", ()):
-                found.append(f"wrong pronoun {token!r}: {sentence}")
+                found.append(f"people: wrong pronoun {token!r}: {sentence}")
             if (subject, sentence) in said:  # two people may both be told of as "he"
-                found.append(f"said twice: {sentence}")
+                found.append(f"twice: {sentence}")
             said.add((subject, sentence))
             if token and subject:
                 found += [f"{fault}: {sentence}" for fault in self._faults(slots, subject, set(people.values()))]
@@ -294,12 +300,12 @@ class Grammar:
                 "bhome": self.world.of.get(other, {}).get("home")}  # fmt: skip
         for slot, value in slots.items():
             if slot in ("home", "likes", "friend", "pet", "kept", "bhome") and true.get(slot) != value:
-                yield f"against the facts, {value!r}"
+                yield f"facts: {value!r} is wrong"
         for person in (subject, other):
             if person and person not in people:
-                yield f"not in the title, {person!r}"
+                yield f"people: {person!r} is not in the title"
         if other == subject:
-            yield f"both sides are {subject!r}"
+            yield f"people: both sides are {subject!r}"
 
 
 def _read(templates: Sequence[Template], sentence: str) -> Slots | None:
@@ -308,4 +314,6 @@ def _read(templates: Sequence[Template], sentence: str) -> Slots | None:
 
 def _why_not(templates: Sequence[Template], sentence: str) -> str:
     unknown = sorted((found for template in templates if (found := template.strangers(sentence))), key=len)
-    return f"unknown {', '.join(map(repr, unknown[0]))}: {sentence}" if unknown else f"no such sentence: {sentence!r}"
+    if not unknown:
+        return f"grammar: no such sentence: {sentence!r}"
+    return f"grammar: unknown {', '.join(map(repr, unknown[0]))}: {sentence}"

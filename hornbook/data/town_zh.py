@@ -333,6 +333,8 @@ CHINESE = Words(
         "stranger": ("张伟", "李娜", "王芳", "刘洋", "陈静", "赵磊", "孙丽", "周杰"),
     },
     refusals=("我只知道我们小镇的事。", "这个我不知道，我只知道我们小镇的事。", "对不起，我只知道我们小镇的事。"),
+    echo_asks=("跟我念：{t}", "请重复：{t}", "请再说一遍：{t}", "照着说：{t}"),
+    echo_lines=("念：{t}", "再念：{t}"),
     question_line="问：{q}", answer_line="答：{t}", asks_line="{p}问：“{q}”", says_line="{p}说：“{t}”",
     place_title="这里是{place}。",
     space="", subject_start="{person}",

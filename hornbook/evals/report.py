@@ -115,7 +115,7 @@ def _result(record: Record, metrics: Sequence[Record]) -> Html:
         tiles.append(("Bits per byte, held out", final, f"lower is better{'; ' + inside if inside else ''}"))
     overall = _overall(_part(record, "evaluation", "questions") or {})
     stories = _part(record, "evaluation", "stories")
-    for label, score in (("Questions right", overall), ("Stories sound", stories)):
+    for label, score in (("Questions right", overall), ("Stories in grammar", stories)):
         if score:
             tiles.append((label, exact(score["accuracy"], percent(score["accuracy"])), _score_note(score)))
     if (parameters := _part(record, "plan", "model", "parameters")) is not None:
@@ -247,7 +247,8 @@ def _scores(record: Record) -> dict[str, Any]:
     """Every kind of questions and the stories, by name."""
     evaluation = record.get("evaluation") or {}
     stories = evaluation.get("stories")
-    return {**(evaluation.get("questions") or {}), **({"stories": stories} if stories else {})}
+    sampled = {"sampled stories, grammar": stories, "sampled stories, coherent": (stories or {}).get("coherent")}
+    return {**(evaluation.get("questions") or {}), **{name: score for name, score in sampled.items() if score}}
 
 
 def _score_bar(kind: str, score: Record) -> Bar:

@@ -15,7 +15,7 @@ def wilson(correct: int, total: int, z: float = NORMAL_95) -> tuple[float, float
     share = correct / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return 0.0 if correct == 0 else middle - half, 1.0 if correct == total else middle + half  # exact at the ends
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float], z: float = NORMAL_95) -> tuple[float, float, float]:

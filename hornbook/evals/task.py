@@ -71,13 +71,14 @@ def bits_per_byte(
     """
     nats, sizes, tokens = [0.0] * len(texts), [len(text.encode()) for text in texts], 0
     windows = sorted(_windows(tokenizer, texts, context), key=lambda window: len(window[1]))
-    special = torch.tensor(sorted(tokenizer.specials.values()), dtype=torch.long)
+    specials = set(tokenizer.specials.values())
+    special = torch.tensor(sorted(specials), dtype=torch.long)
     for start in range(0, len(windows), batch):
         group = windows[start : start + batch]
         losses_bt = _losses(model, [ids for _, ids, _ in group], [scored for _, _, scored in group], special)
-        for (number, _, _), row in zip(group, losses_bt, strict=True):
+        for (number, ids, scored), row in zip(group, losses_bt, strict=True):
             nats[number] += float(row.sum())
-            tokens += int((row != 0).sum())
+            tokens += sum(token not in specials for token in ids[len(ids) - scored :])
     value, low, high = ratio([figure / math.log(2) for figure in nats], sizes)
     return BitsPerByte(value, (low, high), len(texts), sum(sizes), sum(nats) / max(1, tokens))
 
@@ -133,8 +134,10 @@ def endings(model: TransformerModel, tokenizer: Tokenizer, pairs: Sequence[tuple
     """log p(ending | context) in nats of each pair of texts; the two are encoded apart."""
     rows, counts = [], []
     for before, ending in pairs:
-        ending_ids = tokenizer.encode(ending)
-        rows.append([*prompt_ids(tokenizer, before), *ending_ids])
+        before_ids, ending_ids = prompt_ids(tokenizer, before), tokenizer.encode(ending)
+        if not before_ids:
+            raise UserError("a context must hold at least one token", where=f"{before!r}", fix="write something before the ending")
+        rows.append([*before_ids, *ending_ids])
         counts.append(len(ending_ids))
     none = torch.empty(0, dtype=torch.long)
     figures: list[float] = []
@@ -191,7 +194,8 @@ def read_task(path: Path, limit: int | None) -> tuple[list[dict[str, Any]], tupl
         raise UserError(f"no such task file: {path}", where="--task", fix="name a .jsonl file")
     rows: list[dict[str, Any]] = []
     form: tuple[str, ...] | None = None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    lines = path.read_bytes().split(b"\n")  # by line feeds alone: a text may hold other characters that break lines
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
         if limit is not None and len(rows) >= limit:
             break
         try:
@@ -204,7 +208,20 @@ def read_task(path: Path, limit: int | None) -> tuple[list[dict[str, Any]], tupl
         if form is None or not isinstance(row, dict) or not all(key in row for key in form):
             forms = "; ".join(" ".join(keys) for keys in FORMS)
             raise UserError("the row has none of the known forms", where=f"{path}:{number}", fix=f"give every row one of: {forms}")
+        if (why := _misfit(row, form)) is not None:
+            raise UserError("the row cannot be scored", where=f"{path}:{number}", why=why, fix="correct that row")
         rows.append(row)
     if form is None:
         raise UserError("the task file is empty", where=str(path), fix="write one JSON object per line")
     return rows, form
+
+
+def _misfit(row: dict[str, Any], form: tuple[str, ...]) -> str | None:
+    """What is wrong with the values of a row that has its form's keys; None where nothing is."""
+    choices, texts = [], {key: row[key] for key in form if key not in ("choices", "gold")}
+    if "choices" in form:
+        choices = row["choices"] if isinstance(row["choices"], list) else []
+        texts |= {f"choices[{number}]": choice for number, choice in enumerate(choices)}
+        if not isinstance(row["gold"], int) or not 0 <= row["gold"] < len(choices):
+            return f"gold must be the number of one of its {len(choices)} choices, counted from 0: {row['gold']!r}"
+    return next((f"{name} must be text: {text!r}" for name, text in texts.items() if not isinstance(text, str)), None)

@@ -27,7 +27,7 @@ def build(config: Mapping[str, Any], where: str = "config.json") -> TransformerM
         model: TransformerModel = family(config, where).spec(config).build()
     except KeyError as error:
         raise UserError(f"the model's config has no field {error.args[0]!r}", where=where, fix="add it") from error
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:  # RuntimeError: torch's, of a negative size
         if isinstance(error, UserError):
             raise
         raise UserError("the model's config has an impossible value", where=where, why=str(error), fix="correct it") from error

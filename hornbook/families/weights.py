@@ -39,13 +39,13 @@ def from_published(
     ours: dict[str, Tensor] = {}
     for name, tensor in published.items():
         found, layer = _find(rules, name, where)
-        whole = tensor.mT if found.transpose else tensor
+        whole = tensor.mT if found.transpose and tensor.ndim == 2 else tensor
         targets = [target.replace("{i}", layer) for target in found.ours]
         for target in targets:
             if target not in shapes:
                 raise _unfit(f"weight {name!r} has no place in this model: it has no {target!r}", where)
         sizes = [shapes[target][0] for target in targets]
-        if targets and sum(sizes) != whole.shape[0]:
+        if targets and whole.shape[:1] != (sum(sizes),):
             raise _unfit(f"weight {name!r} has shape {list(tensor.shape)}, which cannot hold {sizes} rows", where)
         for target, piece in zip(targets, whole.split(sizes) if targets else (), strict=True):
             if piece.shape != shapes[target]:

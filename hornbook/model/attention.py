@@ -39,6 +39,10 @@ class Attention:
     scale: float | None = None  # None: head_dim ** -0.5
 
     def __post_init__(self) -> None:
+        for name in ("heads", "head_dim", "kv_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1: {value}")
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads: heads={self.heads}, kv_heads={self.kv_heads}")
 

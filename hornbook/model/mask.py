@@ -22,6 +22,8 @@ def visible(ctx: Context, causal: bool, positions_bt: Tensor, positions_bs: Tens
     if causal:
         seen_bts = positions_bs[:, None, :] <= positions_bt[:, :, None]
     if ctx.documents_bt is not None:
+        if ctx.cache is not None:
+            raise ValueError("documents_bt and cache cannot be used together: the cache does not keep document numbers")
         same_bts = ctx.documents_bt[:, :, None] == ctx.documents_bt[:, None, :]
         seen_bts = same_bts if seen_bts is None else seen_bts & same_bts
     if ctx.padding_bs is not None:

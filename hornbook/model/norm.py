@@ -1,6 +1,7 @@
 """Norms: x (..., dim) -> x of unit scale over the last axis, times a learned weight.
 
-LayerNorm (Ba et al. 2016): (x - mean) / sqrt(var + eps) * w + b.   RMSNorm (Zhang and Sennrich 2019): x / sqrt(mean(x^2) + eps) * w.
+LayerNorm (Ba et al. 2016): (x - mean) / sqrt(var + eps) * w + b.
+RMSNorm (Zhang and Sennrich 2019): x / sqrt(mean(x^2) + eps) * w.
 """
 
 from __future__ import annotations

@@ -19,6 +19,10 @@ class Rope:
     head_dim: int
     theta: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even for rope, which turns pairs of channels: {self.head_dim}")
+
     def angles(self, positions_bt: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin (B or 1, T, 1, K/2), computed in float32 (float64 for a float64 model), then cast to `dtype`."""
         wide = torch.promote_types(dtype, torch.float32)

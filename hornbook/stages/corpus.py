@@ -25,6 +25,7 @@ from hornbook.stages.voice import Voice
 
 HELD_OUT_SHARE, HELD_OUT_BYTES = 0.05, 150_000
 READ_AT_MOST = 8  # times what is wanted; an endless stream is not read further
+CHANCE = {"stories": 0.5}  # by kind, where guessing among what was said has a known rate
 QUESTIONS, STORIES, TOWN_HELD_OUT = 200, 200, 200
 SAVED = {"train": "train.jsonl", "held_out": "held_out.jsonl", "conversations": "conversations.jsonl"}
 
@@ -55,8 +56,11 @@ def _town(town: Town, limit: int, conversations: int, funnel: Funnel, target: Pa
     train = list(_watched(curate(town.documents(limit), funnel), limit, voice))
     held_out = town.held_out_documents(TOWN_HELD_OUT)
     _save(target / SAVED["conversations"], town.conversations(conversations))
-    questions = [asdict(question) for question in town.questions(QUESTIONS)]
-    _lines(target / "questions.jsonl", ({**row, "chance": 0.5 if row["kind"] == "stories" else None} for row in questions))
+    questions = [
+        {"kind": asked.kind, "question": asked.prompt, "answer": asked.answer, "chance": CHANCE.get(asked.kind)}
+        for asked in town.questions(QUESTIONS)
+    ]
+    _lines(target / "questions.jsonl", questions)
     _lines(target / "story_prompts.jsonl", ({"prompt": prompt} for prompt in town.story_prompts(STORIES)))
     return _split(target, train, held_out) | {"planted": town.planted(limit)}
 
@@ -92,8 +96,8 @@ def _found(data: str, limit: int, conversations: int, funnel: Funnel, target: Pa
         )  # fmt: skip
     questions = _questions(talks)
     _lines(target / "questions.jsonl", questions)
-    asked = {row["prompt"] for row in questions}
-    learned = [talk for talk in talks if not (len(talk.messages) == 2 and talk.messages[0]["content"] in asked)]
+    asked = {row["question"] for row in questions}
+    learned = [talk for talk in talks if not any(turn["content"] in asked for turn in talk.messages)]
     _save(target / SAVED["conversations"], learned[:conversations])
     return _split(target, train, held_out) | {"unused": unused}
 
@@ -102,7 +106,7 @@ def _questions(talks: list[Document]) -> list[dict[str, Any]]:
     """One in ten of the single questions with an answer, held out for the exact-match score."""
     single = [talk for talk in talks if [turn["role"] for turn in talk.messages] == ["user", "assistant"]]
     chosen = sorted(single, key=_order)[: min(QUESTIONS, len(single) // 10)]
-    return [{"kind": "questions", "prompt": talk.messages[0]["content"], "answer": talk.messages[1]["content"]} for talk in chosen]
+    return [{"kind": "questions", "question": talk.messages[0]["content"], "answer": talk.messages[1]["content"]} for talk in chosen]
 
 
 def _order(document: Document) -> int:

@@ -10,9 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import DamagedError, UserError
-from hornbook.files import MANIFEST, append_line, digest, read_lines, verified
+from hornbook.files import MANIFEST, append_line, digest, held, read_lines, verified
 
 TIMINGS = "timings.jsonl"
+OURS = (".lock", "plan.json")  # what tells a run's folder from any other
+
+
+@contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """Hold `out` as the folder of a run. One with other people's files in it is refused, so that nothing of theirs is replaced."""
+    strangers = [] if not out.is_dir() or any((out / mark).exists() for mark in OURS) else sorted(out.iterdir())
+    if strangers:
+        raise UserError(
+            "the output folder holds something else", where=str(out), why=f"it has {strangers[0].name!r}, which no run wrote",
+            fix="choose another --out",
+        )  # fmt: skip
+    with held(out):
+        yield
 
 
 def kept(folder: Path, inputs: dict[str, Any], remake: bool = False) -> bool:
@@ -21,6 +35,11 @@ def kept(folder: Path, inputs: dict[str, Any], remake: bool = False) -> bool:
     A folder made from other inputs is an error unless `remake` allows it to be made again.
     """
     if not (folder / MANIFEST).exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(
+                "a folder that hornbook did not write is in the way", where=str(folder), why=f"it has no {MANIFEST}",
+                fix="move it away, or choose another --out",
+            )  # fmt: skip
         return False
     try:
         about = verified(folder)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hornbook import families
-from hornbook.checkpoint.pretrained import load_model, write_model
+from hornbook.checkpoint.pretrained import context_length, load_model, write_model
 from hornbook.data.batches import Batches, Rows, StreamRows
 from hornbook.data.documents import Document
 from hornbook.data.packing import pack
@@ -33,6 +34,7 @@ from hornbook.train.loop import Hook, Run, fit
 from hornbook.train.objective import causal_lm
 from hornbook.tune.sft import continuations, examples
 
+SHORTEST_PASSAGE = 8  # characters
 HOOKS, HELD_OUT = 4, 40  # looks at held-out text during a run, and how many documents each look reads
 METRICS = "metrics.jsonl"
 SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte")
@@ -54,6 +56,19 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
             fix="leave it out of [model]",
         )  # fmt: skip
     return config
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuse, before any work is done, a `[model]` that cannot be built or that is too short for the recipe's rows."""
+    with torch.device("meta"):
+        model = families.build({"vocab_size": recipe.vocab, **recipe.model}, "[model]")
+    limit = context_length(model)
+    if limit is None or limit < recipe.context:
+        raise UserError(
+            f"the model must read a row of {recipe.context} tokens", where="[model]",
+            why="it does not say how many it reads" if limit is None else f"it reads at most {limit}",
+            fix=f"set max_position_embeddings (GPT-2: n_positions) to {recipe.context} or more, or lower context",
+        )  # fmt: skip
 
 
 def pretrain(
@@ -97,19 +112,29 @@ def sft(
     model = load_model(base).to(device)
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
     conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
-    conversations = conversations or list(continuations(documents[: 20 * recipe.steps]))
+    size = _passage(tokenizer, documents, context)
+    while not conversations and size >= SHORTEST_PASSAGE:  # short documents give short passages
+        conversations, size = list(continuations(documents[: 20 * recipe.steps], size)), size // 2
     replayed = documents[-max(1, int(recipe.replay * len(conversations))) :] if recipe.replay else []
     rows, too_long = pack(_examples(tokenizer, conversations, replayed, context), context, tokenizer.end_ids[0], lengths(tokenizer))
-    if not len(rows):
+    if too_long == len(conversations):
         raise UserError(
-            "no conversation fits the model's context", where=str(corpus), fix="use shorter conversations, or more context"
-        )
+            "no conversation fits the model's context", where=str(corpus),
+            why=f"all {too_long} are longer than {context} tokens" if too_long else "no document is long enough to be cut in two",
+            fix="use shorter conversations, or a model with more context",
+        )  # fmt: skip
     if too_long:
         voice.say(f"{too_long} of {len(conversations)} conversations are longer than {context} tokens and are left out")
-    hooks = [_held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations))]
+    hooks = [_held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations, context))]
     _train(model, rows, recipe, inputs, "sft", run, device, voice, resume, hooks)
     _save(model, tokenizer, folder, inputs)
     return folder
+
+
+def _passage(tokenizer: Tokenizer, documents: list[Document], context: int) -> int:
+    """How many characters a passage may have, so that two of them and the marks of their turns fit the context."""
+    sample = "\n".join(document.text[:2000] for document in documents[:20])
+    return max(SHORTEST_PASSAGE, context * len(sample) // (4 * max(1, len(tokenizer.encode(sample)))))
 
 
 def _examples(tokenizer: Tokenizer, conversations: list[Document], replayed: list[Document], context: int) -> Any:
@@ -183,6 +208,12 @@ def _prompts(corpus: Path) -> list[tuple[str, Any]]:
     return [(prompt, prompt) for prompt in [*stories, ""]]
 
 
-def _chat_prompts(tokenizer: Tokenizer, corpus: Path, conversations: list[Document]) -> list[tuple[str, Any]]:
-    asked = [row["prompt"] for row in saved_rows(corpus, "questions")[:2]] or [conversations[0].messages[0]["content"]]
-    return [(question, tokenizer.render([{"role": "user", "content": question}], prompt=True)[0]) for question in asked]
+def _chat_prompts(tokenizer: Tokenizer, corpus: Path, conversations: list[Document], context: int) -> list[tuple[str, Any]]:
+    """Two held-out questions where there are any, else the beginning of a conversation, none longer than the model reads."""
+    asked = [row["question"] for row in saved_rows(corpus, "questions")]
+    opened = [talk.messages[0]["content"] for talk in conversations]
+    for some, count in ((asked, 2), (opened, 1)):
+        prompts = ((text, tokenizer.render([{"role": "user", "content": text}], prompt=True)[0]) for text in some)
+        if shown := list(islice((prompt for prompt in prompts if len(prompt[1]) <= context), count)):
+            return shown
+    return []

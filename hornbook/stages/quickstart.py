@@ -19,13 +19,13 @@ from hornbook.config import from_dict, read_toml, to_toml
 from hornbook.data.town import Town
 from hornbook.errors import UserError
 from hornbook.evals.report import model_card
-from hornbook.files import held, sha256, verified, write_json, write_text
+from hornbook.files import sha256, verified, write_json, write_text
 from hornbook.plan.budget import Size, model_config, settle
 from hornbook.ranks import choose_device, identity
 from hornbook.stages.corpus import make_corpus
 from hornbook.stages.evaluate import evaluate
-from hornbook.stages.keep import kept, lineage, timed
-from hornbook.stages.learn import pretrain, sft
+from hornbook.stages.keep import TIMINGS, kept, lineage, run_folder, timed
+from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.measure import tokens_per_second
 from hornbook.stages.report import record_of, write_report
 from hornbook.stages.settings import Quickstart, Recipe, SftRecipe
@@ -35,12 +35,13 @@ from hornbook.text.tokenizer import Tokenizer
 
 LEARNING_RATE, EMBEDDING_RATE, SFT_LEARNING_RATE, SFT_EMBEDDING_RATE = 0.01, 0.01, 0.004, 0.004
 SETTINGS = ("data", "language", "minutes", "seed", "depth", "vocab", "steps")
+PLAN = ("version", "asked", "command", "identity", "tokens_per_second", "rule", "recipe", "sft")  # what plan.json holds
 
 
 def quickstart(settings: Quickstart, voice: Voice, command: str) -> dict[str, Any]:
     """Run every stage that is not done yet; returns the record of report.json."""
     device, out = choose_device(settings.device), settings.out
-    with held(out):
+    with run_folder(out):
         with timed(out, "plan"):
             plan = settled(settings, device, voice, command)
         recipe, tuning = from_dict(Recipe, plan["recipe"], out / "plan.json"), from_dict(SftRecipe, plan["sft"], out / "plan.json")
@@ -76,16 +77,19 @@ def export(tuned: Path, folder: Path, voice: Voice, card: str) -> None:
     """The finished model as a published folder that transformers opens without remote code."""
     inputs = {"tuned": lineage(tuned)}
     voice.begin("export", str(folder))
-    if not kept(folder, inputs):
+    was_kept = kept(folder, inputs)
+    if not was_kept:
         save(load_model(tuned), Tokenizer.load(tuned), folder, {"inputs": inputs}, card)
     verified(folder)
-    voice.end(f"{folder}: opens in transformers, sha256 {sha256(folder / 'model.safetensors')[:16]}")
+    outcome = "kept from before" if was_kept else "opens in transformers"
+    voice.end(f"{folder}: {outcome}, sha256 {sha256(folder / 'model.safetensors')[:16]}")
 
 
 def settled(settings: Quickstart, device: Any, voice: Voice, command: str) -> dict[str, Any]:
     """The plan in plan.json, made once. A folder of another run or version is refused; a changed machine is said."""
-    path, asked = settings.out / "plan.json", {name: getattr(settings, name) for name in SETTINGS}
-    if path.exists():
+    path, own = settings.out / "plan.json", read_toml(settings.recipe) if settings.recipe else None
+    asked = {name: getattr(settings, name) for name in SETTINGS} | {"recipe": own}
+    if path.exists() and ((settings.out / "corpus").exists() or _read_plan(path).get("asked") == asked):
         plan = _read_plan(path)
         _same_run(plan, asked, path)
         here = identity(device)
@@ -94,10 +98,11 @@ def settled(settings: Quickstart, device: Any, voice: Voice, command: str) -> di
             voice.say(f"{', '.join(changed)} changed since this run began: it continues, but not to the very same weights")
         voice.say(f"continuing the run in {settings.out}")
         return plan
-    strangers = [entry.name for entry in settings.out.iterdir() if entry.name != ".lock"] if settings.out.exists() else []
+    # From here on a plan that nothing was made from yet, as after a mistyped --data, gives way to the new one.
+    strangers = sorted({entry.name for entry in settings.out.iterdir()} - {".lock", TIMINGS, "plan.json", "recipe.toml"})
     if strangers:
         raise UserError(
-            "the output folder holds something else", where=str(settings.out), why=f"it has {strangers[0]!r} and no plan.json",
+            "the output folder belongs to another run", where=str(settings.out), why=f"it has {strangers[0]!r} and no plan.json",
             fix="choose another --out",
         )  # fmt: skip
     voice.begin("plan", "measure this machine and settle the sizes")
@@ -108,6 +113,7 @@ def settled(settings: Quickstart, device: Any, voice: Voice, command: str) -> di
 
     size = settle(settings.minutes, settings.data, speed, settings.depth, settings.vocab, settings.steps)
     plan = _plan(settings, asked, size, device, command)
+    check_model(from_dict(Recipe, plan["recipe"], path))
     write_json(path, plan)
     write_text(settings.out / "recipe.toml", to_toml(plan["recipe"]))
     voice.end(f"{size.depth} layers of {size.dim}, {size.steps} steps, then {size.sft_steps} of fine-tuning")
@@ -116,24 +122,31 @@ def settled(settings: Quickstart, device: Any, voice: Voice, command: str) -> di
 
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(plan, dict):
+            raise ValueError("it is not a JSON object")
     except ValueError as error:
         raise UserError("plan.json cannot be read", where=str(path), why=str(error), fix="choose another --out") from error
+    return plan
 
 
 def _same_run(plan: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
     if plan.get("version") != hornbook.__version__:
         raise UserError(
             "the output folder was made by another version of hornbook", where=str(path),
-            why=f"{plan.get('version')} made it, this is {hornbook.__version__}", fix="choose another --out, or install that version",
+            why=f"{plan.get('version')} made it, this is {hornbook.__version__}",
+            fix="choose another --out, or install that version",
         )  # fmt: skip
-    differing = [name for name in SETTINGS if plan.get("asked", {}).get(name) != asked[name]]
+    missing = [part for part in PLAN if part not in plan]
+    if missing:
+        raise UserError("plan.json was cut", where=str(path), why=f"it has no {missing[0]!r}", fix="choose another --out")
+    differing = [name for name in asked if plan["asked"].get(name) != asked[name]]
     if differing:
         name = differing[0]
         raise UserError(
             "the output folder belongs to another run", where=str(path),
-            why=f"{name} was {plan.get('asked', {}).get(name)!r} and is now {asked[name]!r}",
-            fix=f"choose another --out, or continue that run: {plan.get('command')}",
+            why=f"{name} was {plan['asked'].get(name)!r} and is now {asked[name]!r}",
+            fix=f"choose another --out, or continue that run: {plan['command']}",
         )  # fmt: skip
 
 
@@ -152,9 +165,13 @@ def _plan(settings: Quickstart, asked: dict[str, Any], size: Size, device: Any, 
         learning_rate=SFT_LEARNING_RATE, embedding_rate=SFT_EMBEDDING_RATE, device=settings.device,
     )  # fmt: skip
     if settings.recipe is not None:
-        own = read_toml(settings.recipe)
-        recipe = from_dict(Recipe, asdict(recipe) | own | {"model": recipe.model | own.get("model", {})}, settings.recipe)
+        own = asked["recipe"]
+        shape = own.get("model", {})  # with a model_type a whole one, else only what differs
+        model = shape if "model_type" in shape else recipe.model | shape
+        recipe = from_dict(Recipe, asdict(recipe) | own | {"model": model}, settings.recipe)
         recipe = replace(recipe, out=str(settings.out), data=settings.data, language=settings.language, seed=settings.seed)
+        flags = {"vocab": settings.vocab, "steps": settings.steps}  # what was asked for by name wins over the file
+        recipe = replace(recipe, **{name: value for name, value in flags.items() if value is not None})
     return {
         "version": hornbook.__version__, "asked": asked, "command": command, "identity": identity(device),
         "tokens_per_second": size.tokens_per_second, "rule": list(size.rule), "recipe": asdict(recipe), "sft": asdict(tuning),

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hornbook.config import to_toml
 from hornbook.errors import UserError
-from hornbook.files import held, write_text
+from hornbook.files import write_text
 from hornbook.ranks import choose_device
 from hornbook.stages.corpus import make_corpus
-from hornbook.stages.learn import pretrain, sft
+from hornbook.stages.keep import run_folder
+from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import make_shards, train_tokenizer
 from hornbook.stages.voice import Voice
@@ -21,7 +22,8 @@ def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     """Corpus, tokenizer, shards and model in `recipe.out`; returns the model's folder."""
     device, out = choose_device(recipe.device), Path(recipe.out)
     voice.say(f"device: {device}")
-    with held(out):
+    check_model(recipe)
+    with run_folder(out):
         make_corpus(recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
         tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice)
         make_shards(out / "corpus", tokenizer, out / "shards", voice)
@@ -38,5 +40,5 @@ def sft_run(recipe: SftRecipe, voice: Voice, command: str) -> Path:
             raise UserError(
                 f"no finished pretraining run at {run}", where=str(run / needed), fix="name the folder that hornbook pretrain wrote"
             )
-    with held(run):
+    with run_folder(run):
         return sft(recipe, Tokenizer.load(run / "tokenizer"), run / "corpus", run / "pretrained", run, device, voice, command)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from hornbook.config import read_toml
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Recipe:
     rows: int = 16
     accumulate: int = 1
     steps: int = 500
-    optimizer: str = "muon"
+    optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: float = 0.01
     embedding_rate: float = 0.01
     weight_decay: float = 0.0
     warmup: int = 20
-    decay: str = "linear"
+    decay: Literal["linear", "cosine", "constant"] = "linear"
     clip: float = 1.0
     init_std: float = 0.02
     save_seconds: float = 20.0
@@ -62,11 +64,11 @@ class SftRecipe:
     steps: int = 200
     rows: int = 16
     seed: int = 0
-    optimizer: str = "muon"
+    optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: float = 0.005
     embedding_rate: float = 0.005
     warmup: int = 10
-    decay: str = "linear"
+    decay: Literal["linear", "cosine", "constant"] = "linear"
     clip: float = 1.0
     replay: float = 0.3
     save_seconds: float = 20.0
@@ -92,3 +94,9 @@ class Quickstart:
     steps: int | None = None
     recipe: Path | None = None
     device: str = "auto"
+
+    def completed(self) -> Quickstart:
+        """With the recipe's data, language and seed where no flag sets them."""
+        own = {} if self.recipe is None else read_toml(self.recipe)
+        unset = [name for name in ("data", "language", "seed") if getattr(self, name) == getattr(Quickstart, name)]
+        return replace(self, **{name: own[name] for name in unset if name in own})

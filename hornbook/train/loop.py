@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from hornbook.batch import Batch, Loss
-from hornbook.checkpoint.state import load_state, save_state
+from hornbook.checkpoint.state import newest_state, restore, save_state
 from hornbook.errors import Interrupted, UserError
 from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers
@@ -81,8 +81,8 @@ def fit(
     hooks: Sequence[Hook] = (),
 ) -> TrainState:  # fmt: skip
     """Train until `run.steps`. Raises `Interrupted` after saving when a signal asked it to stop."""
-    state = _restored(model, batches, optimizer, run)
-    meter, saved = Meter(state.tokens), time.perf_counter()
+    state, meter = _restored(model, batches, optimizer, run)
+    saved = time.perf_counter()
     model.train()
     with Stop() as stop:
         while state.step < run.steps:
@@ -97,10 +97,11 @@ def fit(
                 run.log(meter.row(run.stage, state.step, rate, float(norm)))
             if hooks and (last or (run.hook_every and state.step % run.hook_every == 0)):
                 _call(hooks, state.step, model, run)
-            if run.folder and (last or stop.asked or time.perf_counter() - saved > run.save_seconds):
-                save_state(run.folder, state.step, model, optimizer, batches.state(), {"name": run.name, "tokens": state.tokens})
+            asked = stop.asked  # once: a signal that comes after this line is seen one step later, with a save
+            if run.folder and (last or asked or time.perf_counter() - saved > run.save_seconds):
+                save_state(run.folder, state.step, model, optimizer, batches.state(), {"name": run.name, "meter": meter.state()})
                 saved = time.perf_counter()
-            if stop.asked and not last:
+            if asked and not last:
                 raise Interrupted(run.resume)
     model.eval()
     return state
@@ -128,19 +129,20 @@ def _gradients(
     return Loss(total, count), norm, text_bytes, tokens
 
 
-def _restored(model: TransformerModel, batches: BatchSource, optimizer: Optimizers, run: Run) -> TrainState:
-    found = load_state(run.folder, model, optimizer, run.say) if run.folder else None
+def _restored(model: TransformerModel, batches: BatchSource, optimizer: Optimizers, run: Run) -> tuple[TrainState, Meter]:
+    found = newest_state(run.folder, run.say) if run.folder else None
     if found is None:
-        return TrainState()
-    step, position, about = found
-    if about["name"] != run.name:
+        return TrainState(), Meter()
+    if found.run["name"] != run.name:
         raise UserError(
             "the saved state belongs to another run", where=str(run.folder), why="its plan, data or settings differ",
             fix="choose another --out, or delete that folder to begin anew",
         )  # fmt: skip
-    batches.load_state(position)
-    run.say(f"continuing {run.stage} at step {step} of {run.steps}")
-    return TrainState(step, about["tokens"], resumed_at=step)
+    restore(found, model, optimizer)
+    batches.load_state(found.position)
+    run.say(f"continuing {run.stage} at step {found.step} of {run.steps}")
+    meter = Meter(found.run["meter"])
+    return TrainState(found.step, meter.tokens, resumed_at=found.step), meter
 
 
 def _call(hooks: Sequence[Hook], step: int, model: TransformerModel, run: Run) -> None:

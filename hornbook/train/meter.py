@@ -11,13 +11,22 @@ LOG = Callable[[dict[str, Any]], None]
 
 
 class Meter:
-    """Collects sums over the steps since the last row, so that a logged loss is the mean over them all."""
+    """Collects sums over the steps since the last row, so that a logged loss is the mean over them all.
 
-    def __init__(self, tokens_seen: int = 0):
-        self.tokens = tokens_seen
-        self._since = time.perf_counter()
-        self._start = self._since
-        self._nats, self._targets, self._bytes, self._fresh = 0.0, 0, 0, 0
+    Its `state` is part of a run's, so that a run that stopped between two rows continues with the same rows.
+    """
+
+    def __init__(self, state: dict[str, Any] | None = None):
+        state = state or {"tokens": 0, "nats": 0.0, "targets": 0, "bytes": 0, "seconds": 0.0}
+        self.tokens, self._nats, self._targets, self._bytes = (state[name] for name in ("tokens", "nats", "targets", "bytes"))
+        self._since, self._fresh = time.perf_counter(), 0
+        self._start = self._since - state["seconds"]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens, "nats": self._nats, "targets": self._targets, "bytes": self._bytes,
+            "seconds": time.perf_counter() - self._start,
+        }  # fmt: skip
 
     def add(self, nats: float, targets: int, text_bytes: int, tokens: int) -> None:
         self._nats += nats

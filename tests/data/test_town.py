@@ -218,7 +218,7 @@ def test_a_story_prompt_begins_a_story(language: str) -> None:
     prompts = town(language).story_prompts(100)
     assert all(prompt.count("\n") == 1 and prompt.endswith("\n") for prompt in prompts)
     assert sum(prompt.strip() in titles for prompt in prompts) > 30  # titles are not held out, stories are
-    assert {fault for prompt in prompts for fault in town(language).check_story(prompt)} == {"no story after the title"}
+    assert {fault for prompt in prompts for fault in town(language).check_story(prompt)} == {"grammar: no story after the title"}
 
 
 def after(names: tuple[str, ...], name: str) -> str:

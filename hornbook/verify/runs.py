@@ -1,0 +1,139 @@
+"""Invariants of training runs and of what they write."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from hornbook.batch import Batch
+from hornbook.data.batches import Batches
+from hornbook.files import sha256, verified, write_text, written_folder
+from hornbook.model import TransformerModel
+from hornbook.optim.build import build_optimizer
+from hornbook.train.loop import Run, fit
+from hornbook.train.objective import causal_lm
+from hornbook.verify.proof import Finding
+from hornbook.verify.tiny import STEPS, VOCAB, random_batch, tiny_model, train, widest
+
+SHARES = (1.0, 0.1, 0.0, 0.6)  # of the targets that count, in the micro-batches of a step
+WAIT = 60.0  # seconds until a child must have saved something
+
+
+class Listed:
+    """Batches one after the other, as a check lists them."""
+
+    def __init__(self, batches: list[Batch]):
+        self.batches = iter(batches)
+
+    def __next__(self) -> Batch:
+        return next(self.batches)
+
+    state, load_state = Batches.state, Batches.load_state
+
+
+def accumulation(device: torch.device) -> Finding:
+    """Several steps of AdamW on ragged micro-batches and on the batches that they make together."""
+    dtype, bound = widest(device)
+    steps = [[random_batch(device, 2, 9, 10 * step + n, share) for n, share in enumerate(SHARES)] for step in range(4)]
+    pairs = [[(batch.tokens_bt, batch.targets_bt) for batch in step] for step in steps]
+    together = [Batch(*(torch.cat(parts) for parts in zip(*step, strict=True))) for step in pairs]
+    models = []
+    for batches, accumulate in (([batch for step in steps for batch in step], len(SHARES)), (together, 1)):
+        model = tiny_model(device, dtype)
+        run = Run(steps=len(steps), accumulate=accumulate)
+        fit(model, Listed(batches), causal_lm, build_optimizer(model, "adamw", 0.01), lambda step: 1.0, run)
+        models.append(model)
+    return Finding(_furthest(*models), bound / 100, "largest difference of a weight")
+
+
+def overfitting(device: torch.device) -> Finding:
+    """A model that learns learns one batch by heart."""
+    model, batch = tiny_model(device), random_batch(device, 4, 16, seed=0)
+    fit(model, Listed([batch] * 100), causal_lm, build_optimizer(model, "muon", 0.01), lambda step: 1.0, Run(steps=100))
+    with torch.no_grad():
+        loss = causal_lm(model, batch)
+    return Finding(float(loss.total / loss.count), 0.05, "nats per token")
+
+
+def resuming(device: torch.device) -> Finding:
+    """A run that stops and goes on, and the same run in one go."""
+    with TemporaryDirectory() as place:
+        whole, parts = Path(place, "whole"), Path(place, "parts")
+        train(whole, device)
+        train(parts, device, steps=STEPS // 3)
+        train(parts, device)
+        return Finding(_different_states(whole, parts), 0, "final states that differ in a bit")
+
+
+def killing(device: torch.device) -> Finding:
+    """A run in another process is killed with signal 9 while it trains and saves, and goes on here."""
+    with TemporaryDirectory() as place:
+        whole, parts = Path(place, "whole"), Path(place, "parts")
+        _kill_a_run(parts, device)
+        train(whole, device)
+        train(parts, device)
+        return Finding(_different_states(whole, parts), 0, "final states that differ in a bit")
+
+
+def _kill_a_run(folder: Path, device: torch.device) -> None:
+    command = [sys.executable, "-m", "hornbook.verify.tiny", str(folder), str(device), str(torch.get_num_threads())]
+    child, late = subprocess.Popen(command, stderr=subprocess.PIPE, text=True), time.perf_counter() + WAIT
+    while not list(folder.glob("step-*3")) and child.poll() is None and time.perf_counter() < late:
+        time.sleep(0.001)
+    child.kill()
+    _, complaint = child.communicate()
+    if child.returncode != -signal.SIGKILL or not list(folder.glob("step-*")):
+        raise RuntimeError(f"the run that was to be killed ended by itself, or never saved: {complaint.strip()[-200:]}")
+
+
+def writing(device: torch.device) -> Finding:
+    """Writers that break off halfway, by an error and by signal 9, leave the folder that was there."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from hornbook.files import write_text, written_folder\n"
+        "with written_folder(Path(sys.argv[1])) as folder:\n"
+        "    write_text(folder / 'text', 'new'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    changed = 0
+    with TemporaryDirectory() as place:
+        target = Path(place, "kept")
+        with written_folder(target, {"content": "old"}) as folder:
+            write_text(folder / "text", "old")
+        for kill in (False, True):
+            if kill:
+                subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+            else:
+                _break_off(target)
+            changed += verified(target) != {"content": "old"} or (target / "text").read_text(encoding="utf-8") != "old"
+    return Finding(changed, 0, "of 2 broken writes changed something")
+
+
+def _break_off(target: Path) -> None:
+    try:
+        with written_folder(target) as folder:
+            write_text(folder / "text", "new")
+            raise InterruptedError
+    except InterruptedError:
+        return
+
+
+def first_loss(device: torch.device) -> Finding:
+    """An untrained model holds every token for as likely as any other."""
+    loss = causal_lm(tiny_model(device), random_batch(device, 8, 32, seed=0))
+    expected = torch.log(torch.tensor(float(VOCAB)))
+    return Finding(abs(float(loss.total / loss.count) - float(expected)), 0.3, "nats from ln(vocabulary)")
+
+
+def _different_states(a: Path, b: Path) -> int:
+    """1 where the weights, moments or random numbers of the last step differ in a single bit."""
+    file = f"step-{STEPS:08d}/state.safetensors"
+    return int(sha256(a / file) != sha256(b / file))
+
+
+def _furthest(a: TransformerModel, b: TransformerModel) -> float:
+    return max(float((x - y).detach().abs().max()) for x, y in zip(a.parameters(), b.parameters(), strict=True))

@@ -1,0 +1,136 @@
+"""Packing: nothing is lost, nothing is added, and documents in one row are as good as alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hornbook.batch import IGNORE, Batch
+from hornbook.data.batches import PackedRows
+from hornbook.data.packing import pack
+from hornbook.model import Context
+from hornbook.train.objective import causal_lm
+from tests.reference import plain_training
+from tests.reference.tiny import FAMILIES, VOCAB, tiny_model
+
+PAD = 0
+LENGTHS = np.random.default_rng(9).integers(0, 12, VOCAB)
+Documents = list[tuple[list[int], list[int]]]
+
+
+def documents(count: int, longest: int, seed: int = 0) -> Documents:
+    """Random ids and masks of 2 ids and more."""
+    random = np.random.default_rng(seed)
+    sizes = random.integers(2, longest + 1, count)
+    return [(random.integers(0, VOCAB, size).tolist(), random.integers(0, 2, size).tolist()) for size in sizes]
+
+
+def alone(ids: list[int], mask: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens and targets of one document by itself, written out."""
+    targets = [token if learned else IGNORE for token, learned in zip(ids[1:], mask[1:], strict=True)]
+    return tuple(ids[:-1]), tuple(targets)
+
+
+def unpacked(rows: PackedRows) -> tuple[list[tuple[tuple[int, ...], tuple[int, ...]]], int]:
+    """The documents that the rows hold, told apart by number, and how many places are padding."""
+    found, padding = [], 0
+    for tokens, targets, numbers, positions in zip(rows.tokens, rows.targets, rows.documents, rows.positions, strict=True):
+        for number in sorted(set(numbers.tolist()) - {-1}):
+            (places,) = np.nonzero(numbers == number)
+            assert places.tolist() == list(range(places[0], places[-1] + 1)), "a document is in one piece"
+            assert positions[places].tolist() == list(range(len(places))), "positions start anew with each document"
+            found.append((tuple(tokens[places].tolist()), tuple(targets[places].tolist())))
+        empty = numbers == -1
+        assert (tokens[empty] == PAD).all() and (targets[empty] == IGNORE).all()
+        padding += int(empty.sum())
+    return found, padding
+
+
+@pytest.mark.parametrize(("count", "longest", "context"), [(1, 5, 4), (40, 9, 8), (60, 9, 30), (200, 40, 64), (300, 3, 50)])
+def test_every_document_is_there_exactly_once(count: int, longest: int, context: int) -> None:
+    given = documents(count, longest, seed=count)
+    rows, too_long = pack(given, context, PAD, LENGTHS)
+    found, padding = unpacked(rows)
+    assert too_long == 0
+    assert Counter(found) == Counter(alone(ids, mask) for ids, mask in given)
+    assert rows.tokens.shape == rows.targets.shape == rows.documents.shape == rows.positions.shape == (len(rows), context)
+    assert padding == len(rows) * context - sum(len(ids) - 1 for ids, _ in given)
+
+
+def test_rows_are_filled() -> None:
+    """While all rows are still open, first fit leaves at most one row half empty."""
+    rows, _ = pack(documents(150, 20), 40, PAD, LENGTHS)
+    assert len(rows) < 64
+    assert sum((row == -1).mean() > 0.5 for row in rows.documents) <= 1
+
+
+def test_many_more_rows_than_are_open() -> None:
+    given = documents(900, 9)
+    rows, _ = pack(given, 12, PAD, LENGTHS)
+    assert len(rows) > 200
+    assert Counter(unpacked(rows)[0]) == Counter(alone(ids, mask) for ids, mask in given)
+
+
+def test_what_does_not_fit_is_counted() -> None:
+    """One id more than the row has places still fits, for the last id is only ever a target."""
+    fitting, too_long = ([3] * 9, [1] * 9), ([3] * 10, [1] * 10)
+    rows, left_out = pack([fitting, too_long, fitting, too_long, too_long], 8, PAD, LENGTHS)
+    assert (len(rows), left_out) == (2, 3)
+    assert unpacked(rows)[0] == [alone(*fitting)] * 2
+    rows, left_out = pack([([], []), ([3], [1])], 8, PAD, LENGTHS)
+    assert (len(rows), left_out) == (0, 2), "where nothing follows anything there is nothing to learn"
+    assert pack([], 8, PAD, LENGTHS)[1] == 0
+
+
+def test_bytes_are_those_of_the_counted_targets() -> None:
+    rows, _ = pack(documents(30, 9), 16, PAD, LENGTHS)
+    for number in range(len(rows)):
+        batch = rows.take(np.array([number]), epoch=0)
+        assert batch.text_bytes == sum(int(LENGTHS[token]) for token in batch.targets_bt.flatten().tolist() if token != IGNORE)
+
+
+def packed_batch(given: Documents, context: int) -> Batch:
+    rows, _ = pack(given, context, PAD, LENGTHS)
+    assert len(rows) < len(given), "some row holds several documents"
+    return rows.take(np.arange(len(rows)), epoch=0)
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_a_packed_batch_equals_its_documents_alone(config: dict[str, Any]) -> None:
+    """The sum of losses and all its gradients, in float64, against every document run by itself."""
+    given = documents(14, 9, seed=2)
+    batch, model, by_hand = packed_batch(given, 20), tiny_model(config), tiny_model(config)
+    loss = causal_lm(model, batch)
+    loss.total.backward()
+    total = torch.zeros((), dtype=torch.float64)
+    for tokens, targets in (alone(ids, mask) for ids, mask in given):
+        each = plain_training.target_losses(by_hand, Batch(torch.tensor([tokens]), torch.tensor([targets])))
+        total = total + (torch.stack(each).sum() if each else 0)
+    total.backward()
+    assert int(loss.count) == sum(sum(mask[1:]) for _, mask in given)
+    assert abs(loss.total.item() - total.item()) < 1e-10
+    for (name, ours), theirs in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).abs().max() < 1e-10, name
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_no_document_sees_another(config: dict[str, Any]) -> None:
+    """d logits_i / d embedding_j is exactly 0 across documents and after i, and not 0 within one up to i."""
+    batch, model = packed_batch(documents(6, 5, seed=4), 12), tiny_model(config)
+    ctx = Context(positions_bt=batch.positions_bt, documents_bt=batch.documents_bt)
+    x = model.stem(batch.tokens_bt, ctx).detach().requires_grad_(True)
+    logits_btv = model.head(model.tower(x, ctx))
+    assert batch.documents_bt is not None
+    for row, place in np.ndindex(*batch.tokens_bt.shape):
+        (slope,) = torch.autograd.grad(logits_btv[row, place].square().sum(), x, retain_graph=True)
+        size_bt, own = slope.abs().amax(-1), batch.documents_bt[row, place]
+        seen = torch.zeros_like(size_bt, dtype=torch.bool)
+        seen[row] = batch.documents_bt[row] == own
+        if own >= 0:  # padding sees padding, which nobody asks
+            seen[row, place + 1 :] = False
+            assert (size_bt[seen] > 0).all()
+        assert (size_bt[~seen] == 0).all()

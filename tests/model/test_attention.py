@@ -1,0 +1,162 @@
+"""Attention against explicit loops in float64, and rows that may see nothing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from hornbook.generate.cache import DenseCache
+from hornbook.model import Attention, Context, PerHead, RMSNorm, Rope, Tower
+from hornbook.model.attention import AttentionLayer, attend
+from hornbook.model.block import Block, Residual
+from tests.reference.attention import MaySee, attention_layer, weighted_values
+
+BATCH, LENGTH, DIM = 2, 6, 12
+
+
+def drawn_context(dice: random.Random, causal: bool) -> tuple[Context, list[list[int]], MaySee]:
+    """A random subset of positions, padding and documents, and in plain words who may see whom."""
+    positions = [list(range(LENGTH))] * BATCH
+    padding = [[True] * LENGTH] * BATCH
+    documents = [[0] * LENGTH] * BATCH
+    given = {name: dice.random() < 0.5 for name in ("positions", "padding", "documents")}
+    if given["positions"]:
+        positions = [sorted(dice.sample(range(50), LENGTH)) for _ in range(BATCH)]
+    if given["padding"]:
+        padding = [[dice.random() < 0.6 for _ in range(LENGTH)] for _ in range(BATCH)]
+    if given["documents"]:
+        documents = [sorted(dice.choices(range(3), k=LENGTH)) for _ in range(BATCH)]
+
+    def may_see(b: int, t: int, s: int) -> bool:
+        before = positions[b][s] <= positions[b][t] or not causal
+        return before and padding[b][s] and documents[b][s] == documents[b][t]
+
+    ctx = Context(
+        positions_bt=torch.tensor(positions) if given["positions"] else None,
+        padding_bs=torch.tensor(padding) if given["padding"] else None,
+        documents_bt=torch.tensor(documents) if given["documents"] else None,
+    )
+    return ctx, positions, may_see
+
+
+def layer_in(tower_rope: Rope | None, spec: Attention, ctx: Context, x: torch.Tensor) -> Context:
+    """The context as the tower hands it to its layers."""
+    if tower_rope is None:
+        return ctx
+    positions_bt = torch.arange(x.shape[1])[None] if ctx.positions_bt is None else ctx.positions_bt
+    return Context(
+        ctx.positions_bt, ctx.padding_bs, ctx.documents_bt, ctx.cache, {tower_rope: tower_rope.angles(positions_bt, x.dtype)}
+    )
+
+
+@pytest.mark.parametrize("case", range(24))
+def test_a_layer_equals_explicit_loops(case: int) -> None:
+    dice = random.Random(case)
+    heads, kv_heads = [(4, 4), (4, 2), (4, 1), (3, 3), (1, 1), (6, 3)][case % 6]
+    causal, with_rope, with_norm, biased = (dice.random() < 0.6 for _ in range(4))
+    rope = Rope(4, theta=100.0) if with_rope else None
+    spec = Attention(
+        heads=heads, kv_heads=dice.choice([kv_heads, None]) if heads == kv_heads else kv_heads, head_dim=4, causal=causal,
+        rope=rope, qk_norm=PerHead(RMSNorm(1e-3)) if with_norm else None, qkv_bias=biased, out_bias=biased,
+        scale=dice.choice([None, 0.3]),
+    )  # fmt: skip
+    torch.manual_seed(case)
+    layer = spec.build(DIM).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    ctx, positions, may_see = drawn_context(dice, causal)
+    x = torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64, requires_grad=True)
+    y = layer(x, layer_in(rope, spec, ctx, x))
+    expected = attention_layer(
+        dict(layer.named_parameters()), x, heads, kv_heads, may_see, theta=100.0 if rope else None, positions=positions,
+        norm_eps=1e-3 if with_norm else None, scale=spec.scale,
+    )  # fmt: skip
+    assert (y - expected).abs().max() < 1e-12
+    wanted = [x, *layer.parameters()]
+    direction = torch.randn_like(y)
+    ours = torch.autograd.grad((y * direction).sum(), wanted, allow_unused=True)
+    theirs = torch.autograd.grad((expected * direction).sum(), wanted, allow_unused=True)
+    for a, b in zip(ours, theirs, strict=True):
+        zero = torch.zeros(())
+        assert ((zero if a is None else a) - (zero if b is None else b)).abs().max() < 1e-11
+
+
+def test_the_default_call_is_the_masked_call() -> None:
+    """No positions takes the kernel's own causal path; naming 0 .. T-1 builds the mask. Both say the same."""
+    torch.manual_seed(0)
+    layer = Attention(heads=4, kv_heads=2, head_dim=4).build(DIM).double()
+    x = torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64)
+    named = Context(positions_bt=torch.arange(LENGTH)[None])
+    assert (layer(x, Context()) - layer(x, named)).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_query_that_sees_nothing_gives_zeros_and_finite_gradients(kv_heads: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    mask = torch.rand(2, 1, 5, 3) < 0.5
+    mask[:, :, 1], mask[0, :, 4], mask[:, :, 0] = False, False, True
+    q, k, v = (
+        torch.randn(2, length, heads, 8, dtype=dtype, requires_grad=True)
+        for length, heads in ((5, 4), (3, kv_heads), (3, kv_heads))
+    )
+    y = attend(q, k, v, mask, False, None)
+    assert (y[:, 1] == 0).all() and (y[0, 4] == 0).all()
+    y.square().sum().backward()
+    assert all(torch.isfinite(part.grad).all() for part in (q, k, v))
+    assert (q.grad[:, 1] == 0).all()
+    if dtype == torch.float64:
+        expected = weighted_values(q, k, v, lambda b, t, s: bool(mask[b, 0, t, s]))
+        assert (y - expected).abs().max() < 1e-14
+
+
+def test_a_row_of_padding_alone_gives_zeros_and_leaves_gradients_finite() -> None:
+    torch.manual_seed(0)
+    for causal in (True, False):
+        layer = Attention(heads=4, kv_heads=2, head_dim=4, causal=causal).build(DIM)
+        padding = torch.tensor([[True] * LENGTH, [False] * LENGTH, [False] * (LENGTH - 1) + [True]])
+        x = torch.randn(3, LENGTH, DIM, requires_grad=True)
+        y = layer(x, Context(padding_bs=padding))
+        assert (y[1] == 0).all() and (not causal or (y[2, :-1] == 0).all())
+        y.square().sum().backward()
+        assert torch.isfinite(x.grad).all() and all(torch.isfinite(part.grad).all() for part in layer.parameters())
+        assert (x.grad[1] == 0).all()
+
+
+def test_impossible_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="heads=4, kv_heads=3"):
+        Attention(heads=4, kv_heads=3, head_dim=4)
+    for name in ("heads", "kv_heads", "head_dim"):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1: -1"):
+            Attention(**{"heads": 4, "kv_heads": 4, "head_dim": 4, name: -1})
+
+
+def test_kv_shape_is_what_the_cache_receives() -> None:
+    spec = Attention(heads=6, kv_heads=2, head_dim=4)
+    layer, cache = spec.build(DIM), DenseCache(LENGTH)
+    layer(torch.randn(1, LENGTH, DIM), Context(cache=cache))
+    assert isinstance(layer, AttentionLayer)
+    assert layer.kv_shape() == tuple(cache.slots[0].k_bsgk.shape[2:]) == tuple(cache.slots[0].v_bsgk.shape[2:])
+
+
+def test_documents_and_a_cache_are_refused_together() -> None:
+    layer = Attention(heads=1, head_dim=4).build(DIM)
+    with pytest.raises(ValueError, match="documents_bt and cache"):
+        layer(torch.randn(1, 2, DIM), Context(documents_bt=torch.zeros(1, 2), cache=DenseCache(2)))
+
+
+def test_layers_with_different_ropes_get_their_own() -> None:
+    """A tower of two ropes equals two layers run by hand, each with its own angles."""
+    torch.manual_seed(0)
+    ropes = [Rope(4, theta=10.0), Rope(4, theta=1000.0)]
+    specs = [Attention(heads=2, head_dim=4, rope=rope) for rope in ropes]
+    tower = Tower(DIM, tuple(Block(Residual(spec)) for spec in specs)).build().double()
+    x = torch.randn(1, LENGTH, DIM, dtype=torch.float64)
+    y = x
+    for block, rope in zip(tower.blocks, ropes, strict=True):
+        weights = dict(block.attn.op.named_parameters())
+        y = y + attention_layer(weights, y, 2, 2, lambda b, t, s: s <= t, theta=rope.theta, positions=[list(range(LENGTH))])
+    assert (tower(x, Context()) - y).abs().max() < 1e-12
