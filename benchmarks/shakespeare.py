@@ -21,7 +21,7 @@ from pathlib import Path
 SETTING = [
     "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1000", "--block_size=64", "--batch_size=12",
     "--n_layer=4", "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
-    "--eval_interval=2000", "--always_save_checkpoint=True",
+    "--eval_interval=1000", "--always_save_checkpoint=True",
 ]  # fmt: skip
 
 # Runs inside the clone, with its own model and its own checkpoint.
@@ -54,10 +54,6 @@ def split(path: Path) -> tuple[str, str]:
 
 def run_nanogpt(clone: Path, train: str, held_out: str) -> tuple[float, float]:
     """(seconds of the whole training process, bits per byte) in a scratch copy of the clone."""
-    import pickle  # nanoGPT's own format for its letters
-
-    import numpy as np
-
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for name in ("train.py", "model.py", "configurator.py"):
@@ -65,10 +61,10 @@ def run_nanogpt(clone: Path, train: str, held_out: str) -> tuple[float, float]:
         (folder / "config.py").write_text((clone / "config" / "train_shakespeare_char.py").read_text())
         data = folder / "data" / "shakespeare_char"
         data.mkdir(parents=True)
+        (data / "input.txt").write_text(train + held_out, encoding="utf-8")
+        (data / "prepare.py").write_text((clone / "data" / "shakespeare_char" / "prepare.py").read_text())
+        subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, stdout=subprocess.DEVNULL)
         letters = {letter: number for number, letter in enumerate(sorted(set(train + held_out)))}
-        for name, text in (("train", train), ("val", held_out)):
-            np.array([letters[letter] for letter in text], np.uint16).tofile(data / f"{name}.bin")
-        (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(letters), "stoi": letters, "itos": {}}))
         (folder / "letters.json").write_text(json.dumps(letters))
         (folder / "held_out.txt").write_text(held_out, encoding="utf-8")
         start = time.perf_counter()
@@ -127,8 +123,8 @@ def train_hornbook(folder: Path, seconds: float, began: float, settings: dict[st
     trained = time.time() - began
     held_out = (folder / "held_out.txt").read_text(encoding="utf-8")
     score = bits_per_byte(model, tokenizer, [held_out], context)
-    return {"seconds": trained, "bits_per_byte": score.value, "steps": steps, "parameters": sum(p.numel() for p in model.parameters()),
-            "tokens": steps * rows * context}  # fmt: skip
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return {"seconds": trained, "bits_per_byte": score.value, "steps": steps, "parameters": size, "tokens": steps * rows * context}
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Batch", "Completion", "Context", "Loss", "Sampling", "Tokenizer", "TrainState", "__version__", "fit", "generate", "load", "save",
+    "Batch", "Completion", "Context", "Loss", "Sampling", "Tokenizer", "TrainState", "__version__",
+    "fit", "generate", "load", "save",
 ]  # fmt: skip
 
 

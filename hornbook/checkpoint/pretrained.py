@@ -23,8 +23,6 @@ from hornbook.files import MANIFEST, written_folder
 from hornbook.model import TransformerModel
 from hornbook.text.tokenizer import Tokenizer
 
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
-
 
 def load(name_or_path: str | Path) -> tuple[TransformerModel, Tokenizer]:
     """The model and tokenizer of a published folder or of a finished run (its `model` folder)."""
@@ -124,8 +122,3 @@ def write_model(model: TransformerModel, folder: Path) -> None:
     ends = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
     for name, value in (("config.json", model.config), ("generation_config.json", ends)):
         (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def context_length(model: TransformerModel) -> int | None:
-    """How many positions the model's config allows; None where it does not say."""
-    return next((int(model.config[key]) for key in CONTEXT_KEYS if key in model.config), None)

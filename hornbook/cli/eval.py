@@ -36,10 +36,11 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("eval needs either --task or --text", fix="hornbook eval MODEL --task questions.jsonl")
     if settings.limit is not None and settings.limit < 1:
         raise UserError(f"limit must be at least 1: {settings.limit}", where="--limit", fix="leave it out to take everything")
-    from hornbook.checkpoint.pretrained import context_length, load
+    from hornbook.checkpoint.pretrained import load
     from hornbook.data.documents import Intake
     from hornbook.data.sources import open_corpus
     from hornbook.evals.task import bits_per_byte, run_task
+    from hornbook.families import context_length
     from hornbook.ranks import choose_device
 
     device = choose_device(settings.device)

@@ -53,5 +53,5 @@ def report(checks: Sequence[Check], device: torch.device, as_json: bool) -> int:
 
 def line(proof: Proof) -> str:
     found = proof.finding
-    figures = f"{found.figure:.3g} {found.unit} (at most {found.bound:g})" if found else proof.error
-    return f"{proof.check.name:24}{proof.check.measures:42}{figures:66}{'ok' if proof.holds else 'FAILED'}"
+    figures = f"{found.figure:.2g} {found.unit}, at most {found.bound:g}" if found else proof.error
+    return f"{proof.check.name:23} {proof.check.measures:40} {figures:48} {'ok' if proof.holds else 'FAILED'}"

@@ -11,6 +11,7 @@ from hornbook.families import gpt2, llama, qwen3
 from hornbook.model import TransformerModel
 
 FAMILIES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "qwen3": qwen3}
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 
 
 def family(config: Mapping[str, Any], where: str = "config.json") -> ModuleType:
@@ -33,3 +34,8 @@ def build(config: Mapping[str, Any], where: str = "config.json") -> TransformerM
         raise UserError("the model's config has an impossible value", where=where, why=str(error), fix="correct it") from error
     model.config = dict(config)
     return model
+
+
+def context_length(model: TransformerModel) -> int | None:
+    """How many positions the model's config allows; None where it does not say."""
+    return next((int(model.config[key]) for key in CONTEXT_KEYS if key in model.config), None)

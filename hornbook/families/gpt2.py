@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hornbook.errors import UserError
 from hornbook.families.weights import Rule, rule
 from hornbook.model import MLP, Attention, Block, LayerNorm, LMHead, Residual, TokenStem, Tower, Transformer
 
 THEIRS, OURS = "transformer.h.{i}.", "tower.blocks.{i}."
 ACT = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+
+
+# Options that change the logits and that no published GPT-2 changes.
+FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 
 
 def _rules(part: str) -> tuple[Rule, ...]:
@@ -36,6 +41,9 @@ WEIGHTS = (
 
 
 def spec(config: Mapping[str, Any]) -> Transformer:
+    for name, known in FIXED.items():
+        if config.get(name, known) != known:
+            raise UserError(f"{name} is not known yet", where=f"config.json: {name}", fix=f"set it to {str(known).lower()}")
     act = config["activation_function"]
     norm, dim, heads = LayerNorm(config["layer_norm_epsilon"]), config["n_embd"], config["n_head"]
     attention = Attention(heads=heads, head_dim=dim // heads, qkv_bias=True, out_bias=True)

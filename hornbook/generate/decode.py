@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hornbook.checkpoint.pretrained import context_length
 from hornbook.errors import UserError
+from hornbook.families import context_length
 from hornbook.generate.cache import DenseCache
 from hornbook.generate.sampling import Sampling, choose
 from hornbook.model import Context, TransformerModel

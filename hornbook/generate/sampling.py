@@ -49,7 +49,7 @@ def choose(logits_bv: Tensor, sampling: Sampling, generators: Sequence[torch.Gen
     """The next id of each row (B). Every row draws from its own generator, so neighbours do not matter."""
     if sampling.temperature == 0:
         return logits_bv.argmax(-1)
-    logits_bv = logits_bv.float() / sampling.temperature
+    logits_bv = logits_bv.float() / max(sampling.temperature, 1e-30)  # below that, float32 overflows
     if sampling.top_k is not None:
         logits_bv = keep_top_k(logits_bv, sampling.top_k)
     if sampling.top_p is not None:

@@ -60,9 +60,8 @@ def build_optimizer(
         {"params": groups.embeddings, "lr": rate, "weight_decay": weight_decay if kind == "adamw" else 0.0},
         {"params": groups.vectors, "lr": rate, "weight_decay": 0.0},
     ]
-    fused = all(parameter.dtype.is_floating_point for parameter in model.parameters())
     if kind == "adamw":
         whole = [{"params": groups.matrices, "lr": learning_rate, "weight_decay": weight_decay}, *rest]
-        return Optimizers([AdamW(whole, betas=betas, fused=fused)])
+        return Optimizers([AdamW(whole, betas=betas, fused=True)])
     muon = Muon(groups.matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Optimizers([muon, AdamW(rest, betas=betas, fused=fused)])
+    return Optimizers([muon, AdamW(rest, betas=betas, fused=True)])

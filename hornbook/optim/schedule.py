@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a step -> a factor of the peak rate. They count steps, never seconds, so that a resumed run is the same."""
+"""Learning-rate schedules: a step -> a factor of the peak rate. They count steps, not seconds, so a resumed run is the same."""
 
 from __future__ import annotations
 

@@ -106,7 +106,8 @@ def _questions(talks: list[Document]) -> list[dict[str, Any]]:
     """One in ten of the single questions with an answer, held out for the exact-match score."""
     single = [talk for talk in talks if [turn["role"] for turn in talk.messages] == ["user", "assistant"]]
     chosen = sorted(single, key=_order)[: min(QUESTIONS, len(single) // 10)]
-    return [{"kind": "questions", "question": talk.messages[0]["content"], "answer": talk.messages[1]["content"]} for talk in chosen]
+    pairs = [(question["content"], answer["content"]) for question, answer in (talk.messages for talk in chosen)]
+    return [{"kind": "questions", "question": question, "answer": answer} for question, answer in pairs]
 
 
 def _order(document: Document) -> int:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from hornbook.checkpoint.pretrained import context_length, load_model
+from hornbook.checkpoint.pretrained import load_model
 from hornbook.data.town import Town
 from hornbook.evals.task import Score, bits_per_byte, exact_match
+from hornbook.families import context_length
 from hornbook.files import written_folder
 from hornbook.generate.decode import generate
 from hornbook.generate.sampling import Sampling
@@ -61,7 +62,8 @@ def summary(record: dict[str, Any]) -> str:
     parts += [f"{kind} {row['correct']}/{row['total']}" for kind, row in record.get("questions", {}).items()]
     if "stories" in record:
         stories = record["stories"]
-        parts.append(f"sampled stories in grammar {stories['correct']}/{stories['total']}, coherent {stories['coherent']['correct']}")
+        parts.append(f"sampled stories in grammar {stories['correct']}/{stories['total']}")
+        parts.append(f"coherent {stories['coherent']['correct']}/{stories['total']}")
     return "; ".join(parts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hornbook import families
-from hornbook.checkpoint.pretrained import context_length, load_model, write_model
+from hornbook.checkpoint.pretrained import load_model, write_model
 from hornbook.data.batches import Batches, Rows, StreamRows
 from hornbook.data.documents import Document
 from hornbook.data.packing import pack
@@ -62,7 +62,7 @@ def check_model(recipe: Recipe) -> None:
     """Refuse, before any work is done, a `[model]` that cannot be built or that is too short for the recipe's rows."""
     with torch.device("meta"):
         model = families.build({"vocab_size": recipe.vocab, **recipe.model}, "[model]")
-    limit = context_length(model)
+    limit = families.context_length(model)
     if limit is None or limit < recipe.context:
         raise UserError(
             f"the model must read a row of {recipe.context} tokens", where="[model]",

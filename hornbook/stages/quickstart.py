@@ -170,8 +170,7 @@ def _plan(settings: Quickstart, asked: dict[str, Any], size: Size, device: Any, 
         model = shape if "model_type" in shape else recipe.model | shape
         recipe = from_dict(Recipe, asdict(recipe) | own | {"model": model}, settings.recipe)
         recipe = replace(recipe, out=str(settings.out), data=settings.data, language=settings.language, seed=settings.seed)
-        flags = {"vocab": settings.vocab, "steps": settings.steps}  # what was asked for by name wins over the file
-        recipe = replace(recipe, **{name: value for name, value in flags.items() if value is not None})
+        recipe = replace(recipe, vocab=settings.vocab or recipe.vocab, steps=settings.steps or recipe.steps)
     return {
         "version": hornbook.__version__, "asked": asked, "command": command, "identity": identity(device),
         "tokens_per_second": size.tokens_per_second, "rule": list(size.rule), "recipe": asdict(recipe), "sft": asdict(tuning),

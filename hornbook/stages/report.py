@@ -18,7 +18,6 @@ from hornbook.stages.keep import lineage, timings
 from hornbook.stages.learn import METRICS
 from hornbook.text.tokenizer import Tokenizer
 
-PEAK = "peak.json"
 EXAMPLES = {
     "en": "Hornbooks taught the alphabet; in 2026 they teach machines.",
     "zh": "角帖教孩子认字母；到了2026年，它教机器写字。",

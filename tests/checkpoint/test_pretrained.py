@@ -15,9 +15,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import hornbook
-from hornbook.checkpoint.pretrained import context_length, load, load_model, model_folder, save
+from hornbook.checkpoint.pretrained import load, load_model, model_folder, save
 from hornbook.errors import DamagedError, UserError
-from hornbook.families import FAMILIES
+from hornbook.families import FAMILIES, context_length
 from hornbook.files import verified
 from hornbook.generate.decode import generate
 from hornbook.generate.sampling import Sampling
@@ -258,6 +258,22 @@ def test_an_unknown_activation_is_named(tmp_path: Path) -> None:
         folder = saved(family, tmp_path / family)
         edit(folder, lambda config, field=field: config.update({field: "sulu"}))
         refused(folder, "'sulu'", "'silu'", "config.json")
+
+
+@pytest.mark.parametrize(
+    ("family", "field", "value"),
+    [
+        ("gpt2", "scale_attn_weights", False), ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("qwen3", "use_sliding_window", True), ("llama", "rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
+        ("qwen3", "rope_parameters", {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}),
+    ],
+)  # fmt: skip
+def test_an_option_that_we_lack_is_refused_not_ignored(family: str, field: str, value: Any, tmp_path: Path) -> None:
+    folder = saved(family, tmp_path)
+    edit(folder, lambda config: config.update({field: value}))
+    place = "config.json: rope_scaling" if "rope" in field else f"config.json: {field}"
+    with pytest.raises(UserError, match=f"not known yet(.|\n)*{place}(.|\n)*Fix:"):
+        load(folder)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, 0.5, -1])

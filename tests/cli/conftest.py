@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from hornbook.cli.main import run
+from hornbook.config import from_toml
+from hornbook.stages.runs import pretrain_run
+from hornbook.stages.settings import Recipe
+from hornbook.stages.voice import Silent
 
 TINY = """
 corpus_bytes = 60_000
@@ -89,15 +93,28 @@ def prose(documents: int, seed: int = 0) -> str:
     """Text of short lines, made of invented words that come often enough to be merged, in paragraphs."""
     draw = random.Random(seed)
     words = ["".join(draw.choices("abdeghiklmnoprstu", k=draw.randint(2, 9))) for _ in range(400)]
-    lines = lambda: "\n".join(" ".join(draw.choices(words, k=8)).capitalize() + "." for _ in range(6))  # noqa: E731
-    return "\n\n".join(lines() for _ in range(documents)) + "\n"
+    lines = [" ".join(draw.choices(words, k=8)).capitalize() + "." for _ in range(6 * documents)]
+    return "\n\n".join("\n".join(lines[start : start + 6]) for start in range(0, len(lines), 6)) + "\n"
+
+
+def furnished(folder: Path) -> Path:
+    """A folder with a text and two small recipes."""
+    (folder / "prose.txt").write_text(prose(120), encoding="utf-8")
+    (folder / "tiny.toml").write_text(TINY, encoding="utf-8")
+    (folder / "gpt2.toml").write_text(GPT2, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a text and two small recipes."""
-    (tmp_path / "prose.txt").write_text(prose(120), encoding="utf-8")
-    (tmp_path / "tiny.toml").write_text(TINY, encoding="utf-8")
-    (tmp_path / "gpt2.toml").write_text(GPT2, encoding="utf-8")
+    """The working folder of a test, furnished."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return furnished(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model in the shape of GPT-2, hardly trained: it reads 64 tokens and no more."""
+    folder = furnished(tmp_path_factory.mktemp("gpt2"))
+    recipe = from_toml(Recipe, folder / "gpt2.toml")
+    return pretrain_run(replace(recipe, out=str(folder / "run"), data=str(folder / "prose.txt")), Silent(), "")

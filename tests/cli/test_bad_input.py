@@ -186,24 +186,6 @@ def test_v_shows_the_traceback_and_the_same_error(here: Path, command: Command, 
 # --- models ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model in the shape of GPT-2, hardly trained: it reads 64 tokens and no more."""
-    from hornbook.config import from_toml
-    from hornbook.stages.runs import pretrain_run
-    from hornbook.stages.settings import Recipe
-    from hornbook.stages.voice import Silent
-
-    folder = tmp_path_factory.mktemp("gpt2")
-    words = "The quick brown fox jumps over the lazy dog while seven wizards box in the cold light of the morning. "
-    (folder / "prose.txt").write_text("".join(f"{number} {words}\n\n" for number in range(300)))
-    text = (Path(__file__).parent / "conftest.py").read_text().partition('GPT2 = """')[2].partition('"""')[0]
-    (folder / "gpt2.toml").write_text(text.replace("vocab = 400", "vocab = 300").replace("prose.txt", str(folder / "prose.txt")))
-    with contextlib.chdir(folder):
-        pretrain_run(from_toml(Recipe, folder / "gpt2.toml"), Silent(), "")
-    return folder / "runs" / "gpt2" / "pretrained"
-
-
 ASKING = [["generate", "--prompt", "x"], ["chat", "--ask", "x"], ["eval", "--text", "prose.txt"], ["export", "--out", "new"]]
 
 

@@ -131,14 +131,18 @@ def test_the_choice_is_the_likeliest_per_byte(family: str) -> None:
 
 
 def test_length_alone_does_not_decide() -> None:
-    """A model that guesses gives every token the same chance, so the choice with the most bytes per token wins."""
-    tokenizer = small_tokenizer()
+    """A model that guesses gives every token the same chance, so the choice with the most bytes per token wins.
+
+    Here that is not the one with the fewest tokens, nor the one with the most characters per token.
+    """
+    tokenizer = Tokenizer.train(["你好世界 the miller"] * 9, vocab=281)
     model = reciting_model(tokenizer, [], sure=0.0)
-    per_token = {c: len(c.encode()) / len(tokenizer.encode(c)) for c in (" the miller", " z", " 好好好好")}
-    best = max(per_token, key=lambda c: per_token[c])
-    rows = [{"query": "x", "choices": list(per_token), "gold": n} for n in range(3)]
-    for row in rows:
-        assert multiple_choice(model, tokenizer, [row]).correct == (row["choices"][row["gold"]] == best)
+    choices = ["你好世界你好世界", " miller", " the miller, and z"]
+    tokens = [len(tokenizer.encode(choice)) for choice in choices]
+    letters = [len(choice) / count for choice, count in zip(choices, tokens, strict=True)]
+    assert tokens[0] > min(tokens) and letters[0] < max(letters)
+    found = [multiple_choice(model, tokenizer, [{"query": "x", "choices": choices, "gold": gold}]).correct for gold in range(3)]
+    assert found == [1, 0, 0]
 
 
 # --- answers --------------------------------------------------------------------------------------------------------------

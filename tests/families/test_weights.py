@@ -104,7 +104,8 @@ def test_each_missing_weight_is_named(name: str) -> None:
 def test_each_weight_of_a_wrong_shape_is_named(name: str) -> None:
     published, expected = published_of(name)
     for key, value in published.items():
-        for wrong in (value[:-1], value[..., :-1], torch.cat((value, value)), value[None], value.flatten()[0], value.flatten()[:3]):
+        fewer, more = (value[:-1], value[..., :-1], value.flatten()[:3]), (torch.cat((value, value)), value.flatten()[0])
+        for wrong in (*fewer, *more, value[None], value[..., None], value.unflatten(-1, (-1, 2))):  # the last hold as many numbers
             with pytest.raises(UserError, match="Where: the folder(.|\n)*Fix:") as caught:
                 from_published(FAMILIES[name].WEIGHTS, {**published, key: wrong}, expected, [], "the folder")
             assert repr(key) in str(caught.value)

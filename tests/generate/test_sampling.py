@@ -94,7 +94,9 @@ def test_temperature_zero_is_the_likeliest_and_draws_nothing() -> None:
     assert torch.equal(generator.get_state(), state)
 
 
-@pytest.mark.parametrize("kept", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-6}, {"top_k": 3, "top_p": 1e-9}])
+@pytest.mark.parametrize(
+    "kept", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-6}, {"temperature": 1e-300}, {"top_k": 3, "top_p": 1e-9}]
+)
 def test_the_narrowest_settings_are_the_likeliest_too(kept: dict[str, Any]) -> None:
     scores, generators = logits(0), [torch.Generator().manual_seed(i) for i in range(16)]
     assert torch.equal(choose(scores, Sampling(**{"temperature": 1.0, **kept}), generators), scores.argmax(-1))

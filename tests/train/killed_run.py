@@ -1,7 +1,7 @@
 """Small runs in processes of their own, for tests that kill them: `python -m tests.train.killed_run FOLDER SECONDS`.
 
-FOLDER/whole is left in peace. FOLDER/killed: trainers are forked and killed with signal 9, half of them at some file operation of
-a save and half at some moment, until one ends by itself or the seconds are over. FOLDER/interrupted: one trainer gets Ctrl-C, the
+FOLDER/whole is left in peace. FOLDER/killed: trainers are forked and killed with signal 9, in turn at some file operation of a save
+and some moment after a save, until one ends by itself or the seconds are over. FOLDER/interrupted: one trainer gets Ctrl-C, the
 next goes on to the end. Prints JSON: how each trainer ended (0, or minus the signal, or 130 for one that saved and left) and the
 newest state that it left.
 """
@@ -75,13 +75,15 @@ def ended(folder: Path, process: int) -> tuple[int, str]:
 
 
 def killed(folder: Path, seconds: float) -> list[tuple[int, str]]:
-    dice, ends, since = random.Random(7), list[tuple[int, str]](), time.perf_counter()
+    dice, ends, end = random.Random(7), list[tuple[int, str]](), time.perf_counter() + seconds
     while not ends or ends[-1][0] != 0:
-        late = time.perf_counter() - since > seconds  # a slow disk: let it end
-        die_at = None if late or len(ends) % 2 else dice.randrange(10, 200)
-        process = forked(folder, die_at)
+        late = time.perf_counter() > end  # a slow disk: let it end
+        die_at = None if late or len(ends) % 2 else dice.randrange(10, 120)
+        before, process = newest(folder), forked(folder, die_at)
         if not late and die_at is None:
-            time.sleep(dice.uniform(0.01, 0.3))
+            while newest(folder) == before and time.perf_counter() < end:
+                time.sleep(0.001)
+            time.sleep(dice.uniform(0, 0.03))
             os.kill(process, signal.SIGKILL)
         ends.append(ended(folder, process))
     return ends

@@ -175,7 +175,7 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path, config: dict[str, Any
 def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[tuple[int, str]]]]:
     """The folders that `killed_run` left, and how each of its trainers ended."""
     folder, root = tmp_path_factory.mktemp("processes"), Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "tests.train.killed_run", str(folder), "4"]
+    command = [sys.executable, "-m", "tests.train.killed_run", str(folder), "3"]
     ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stderr
     return folder, {name: [(code, state) for code, state in ends] for name, ends in json.loads(ran.stdout).items()}

@@ -1,0 +1,88 @@
+"""The corpus stage: what is sampled, what is held out, and that every record is accounted for."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from hornbook.data.documents import Document
+from hornbook.errors import UserError
+from hornbook.stages.corpus import make_corpus, saved_documents, saved_rows
+from hornbook.stages.voice import Silent
+
+
+def texts(count: int) -> list[str]:
+    draw = random.Random(4)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(3, 8))) for _ in range(90)]
+    return [" ".join(draw.choices(words, k=40)) for _ in range(count)]
+
+
+def written(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def made(data: str, folder: Path, limit: int = 10**6, conversations: int = 100) -> dict[str, list[Document]]:
+    make_corpus(data, "en", 0, limit, conversations, folder, Silent())
+    return {part: saved_documents(folder, part) for part in ("train", "held_out", "conversations")}
+
+
+def test_the_sample_does_not_depend_on_the_order_of_the_records(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": text} for text in texts(200)]
+    forward = made(written(tmp_path / "a.jsonl", rows), tmp_path / "a", limit=12_000)
+    backward = made(written(tmp_path / "b.jsonl", rows[::-1]), tmp_path / "b", limit=12_000)
+    for part in ("train", "held_out"):
+        assert [one.text for one in forward[part]] == [one.text for one in backward[part]]
+    size = sum(one.size for one in [*forward["train"], *forward["held_out"]])
+    assert 9_000 < size <= 12_000 * 1.05
+
+
+def test_what_is_held_out_is_not_learned_and_nothing_is_lost(tmp_path: Path) -> None:
+    all_texts = texts(200)
+    parts = made(written(tmp_path / "a.jsonl", [{"text": text} for text in all_texts]), tmp_path / "out")
+    train, held_out = ({one.text for one in parts[name]} for name in ("train", "held_out"))
+    assert train and held_out and not train & held_out
+    assert train | held_out == set(all_texts)
+
+
+def test_the_funnel_adds_up(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": text} for text in [*texts(150), *texts(50)]]  # fifty come twice
+    made(written(tmp_path / "a.jsonl", rows), tmp_path / "out", limit=20_000)
+    funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
+    assert funnel["dropped"]["duplicate"]["documents"] == 50
+    kept = funnel["train"]["documents"] + funnel["held_out"]["documents"] + funnel["unused"]["documents"]
+    assert kept == funnel["out"]["documents"] == funnel["in"]["documents"] - 50
+    assert funnel["train"]["bytes"] + funnel["held_out"]["bytes"] + funnel["unused"]["bytes"] == funnel["out"]["bytes"]
+
+
+def test_one_question_in_ten_is_held_out(tmp_path: Path) -> None:
+    """From conversations alone their words are the text, and the questions that are asked later are not among those learned."""
+    rows: list[dict[str, object]] = [{"question": text[:60], "answer": text[60:120]} for text in texts(100)]
+    parts = made(written(tmp_path / "a.jsonl", rows), tmp_path / "out")
+    questions = saved_rows(tmp_path / "out", "questions")
+    asked = {row["question"] for row in questions}
+    learned = {talk.messages[0]["content"] for talk in parts["conversations"]}
+    assert len(asked) == 10 and len(learned) == 90 and not asked & learned
+    assert {(row["question"], row["answer"]) for row in questions} <= {(row["question"], row["answer"]) for row in rows}
+
+
+def test_a_corpus_of_other_settings_is_not_overwritten(tmp_path: Path) -> None:
+    data = written(tmp_path / "a.jsonl", [{"text": text} for text in texts(50)])
+    made(data, tmp_path / "out")
+    before = (tmp_path / "out" / "train.jsonl").read_bytes()
+    with pytest.raises(UserError, match="limit was 1000000 and is now 5000"):
+        made(data, tmp_path / "out", limit=5_000)
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
+
+
+def test_the_town_is_its_own_corpus_with_questions_and_stories(tmp_path: Path) -> None:
+    for language in ("en", "zh"):
+        make_corpus("town", language, 0, 40_000, 30, tmp_path / language, Silent())
+        held_out = {one.text for one in saved_documents(tmp_path / language, "held_out")}
+        assert held_out and not held_out & {one.text for one in saved_documents(tmp_path / language, "train")}
+        assert len(saved_documents(tmp_path / language, "conversations")) == 30
+        kinds = {row["kind"] for row in saved_rows(tmp_path / language, "questions")}
+        assert {"facts", "sums", "stories"} <= kinds and saved_rows(tmp_path / language, "story_prompts")
