@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def sft(
     conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
     size = _passage(tokenizer, documents, context)
     while not conversations and size >= SHORTEST_PASSAGE:  # short documents give short passages
-        conversations, size = list(continuations(documents[: 20 * recipe.steps], size)), size // 2
+        conversations, size = list(continuations(_two_lined(documents[: 20 * recipe.steps], size), size)), size // 2
     replayed = documents[-max(1, int(recipe.replay * len(conversations))) :] if recipe.replay else []
     rows, too_long = pack(_examples(tokenizer, conversations, replayed, context), context, tokenizer.end_ids[0], lengths(tokenizer))
     if too_long == len(conversations):
@@ -135,6 +136,27 @@ def _passage(tokenizer: Tokenizer, documents: list[Document], context: int) -> i
     """How many characters a passage may have, so that two of them and the marks of their turns fit the context."""
     sample = "\n".join(document.text[:2000] for document in documents[:20])
     return max(SHORTEST_PASSAGE, context * len(sample) // (4 * max(1, len(tokenizer.encode(sample)))))
+
+
+def _two_lined(documents: list[Document], size: int) -> Iterator[Document]:
+    """Documents whose lines are ordinary as they are; one with a paragraph per line as pairs of lines that a passage can hold."""
+    for document in documents:
+        lines = document.text.splitlines()
+        if max(map(len, lines), default=0) <= 2 * size:
+            yield document
+            continue
+        parts = [part for line in lines for part in _cut(line, size)]
+        for number in range(0, len(parts) - 1, 2):
+            yield replace(document, text="\n".join(parts[number : number + 2]), source=f"{document.source}#{number}")
+
+
+def _cut(line: str, size: int) -> Iterator[str]:
+    """A line in parts of `size` characters and the rest of a word, where it has words."""
+    while len(line) > size:
+        end = line.find(" ", size, 2 * size) + 1 or size
+        yield line[:end]
+        line = line[end:]
+    yield line
 
 
 def _examples(tokenizer: Tokenizer, conversations: list[Document], replayed: list[Document], context: int) -> Any:

@@ -46,8 +46,8 @@ def record_of(out: Path, plan: dict[str, Any], evaluation: dict[str, Any], token
         "tokenizer": _tokenizer(out, tokenizer, recipe["split"], funnel["train"], tokens),
         "plan": {
             "rule": plan["rule"], "minutes": plan["asked"]["minutes"], "tokens_per_second": plan["tokens_per_second"],
-            "model": {"parameters": sum(p.numel() for p in model.parameters()), "layers": model.config["num_hidden_layers"],
-                      "dim": model.config["hidden_size"], "heads": model.config["num_attention_heads"],
+            "model": {"parameters": sum(p.numel() for p in model.parameters()), "layers": len(model.spec.tower.blocks),
+                      "dim": model.spec.tower.dim, "heads": model.config.get("num_attention_heads", model.config.get("n_head")),
                       "vocab": model.config["vocab_size"]},
             "batch_tokens": recipe["rows"] * recipe["accumulate"] * recipe["context"], "steps": recipe["steps"],
             "learning_rate": recipe["learning_rate"], "context": recipe["context"], "sft_steps": plan["sft"]["steps"],

@@ -67,6 +67,16 @@ def talk(run: Path, command: Command) -> None:
     assert all(one.equal(other) for one, other in zip(theirs.parameters(), ours.parameters(), strict=True))
 
 
+def test_a_quickstart_in_the_shape_of_another_family(here: Path, command: Command) -> None:
+    """A `[model]` with a model_type is taken whole: nothing of the default shape is left in the published folder."""
+    outcome = command("quickstart", "--recipe", "gpt2.toml", "--steps", 2, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    model = hornbook.load("run")[0]
+    assert model.config["model_type"] == "gpt2" and "num_hidden_layers" not in model.config
+    shape = json.loads((here / "run" / "report.json").read_text())["plan"]["model"]
+    assert (shape["layers"], shape["dim"], shape["heads"], shape["vocab"]) == (1, 32, 2, model.config["vocab_size"])
+
+
 @pytest.fixture
 def uninterrupted(here: Path, command: Command) -> str:
     """The digest of the weights of a run that nothing disturbed."""

@@ -75,6 +75,12 @@ def test_plain_text_becomes_conversations_that_fit(tmp_path: Path) -> None:
     assert all(2 * int(count[0]) < int(count[2]) for count in counts)
 
 
+def test_text_with_a_paragraph_per_line_becomes_conversations_that_fit(tmp_path: Path) -> None:
+    said = tuned([{"text": "\n".join(sentences(3, 150 + number))} for number in range(40)], tmp_path)
+    counts = [line.split() for line in said if "are longer than" in line]
+    assert all(2 * int(count[0]) < int(count[2]) for count in counts)
+
+
 def test_short_documents_become_short_conversations(tmp_path: Path) -> None:
     lines = sentences(400, 3)
     assert tuned([{"text": f"{one}\n{two}"} for one, two in zip(lines[::2], lines[1::2], strict=True)], tmp_path)
