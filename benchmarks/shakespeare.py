@@ -24,6 +24,9 @@ SETTING = [
     "--eval_interval=1000", "--always_save_checkpoint=True",
 ]  # fmt: skip
 
+# The size and rates of hornbook's model; each is an option too.
+SIZES = {"vocab": 1024, "depth": 4, "dim": 128, "context": 128, "rows": 16, "rate": 0.02, "embedding_rate": 0.02, "qk_norm": 1}
+
 # Runs inside the clone, with its own model and its own checkpoint.
 SCORE_NANOGPT = """
 import json, math, sys, torch
@@ -75,12 +78,13 @@ def run_nanogpt(clone: Path, train: str, held_out: str) -> tuple[float, float]:
         return seconds, float(score.stdout.splitlines()[-1])
 
 
-def run_hornbook(train: str, held_out: str, seconds: float) -> dict[str, float]:
+def run_hornbook(train: str, held_out: str, seconds: float, settings: dict[str, float]) -> dict[str, float]:
     """Train within `seconds` of the start of a fresh process; returns its figures."""
     with tempfile.TemporaryDirectory() as scratch:
         for name, text in (("train", train), ("held_out", held_out)):
             Path(scratch, f"{name}.txt").write_text(text, encoding="utf-8")
         command = [sys.executable, __file__, "--child", scratch, "--seconds", str(seconds), "--began", str(time.time())]
+        command += [word for name in SIZES for word in (f"--{name}", str(settings[name]))]
         found = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
         return dict(json.loads(found.stdout.splitlines()[-1]))
 
@@ -105,6 +109,8 @@ def train_hornbook(folder: Path, seconds: float, began: float, settings: dict[st
     ids = tokenizer.encode_array(text)
     lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(vocab)])
     config = model_config(int(settings["depth"]), int(settings["dim"]), vocab, context)
+    if not settings["qk_norm"]:
+        config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 
     def start(seed: int):  # type: ignore[no-untyped-def]
         model = initialize(build(config), seed)
@@ -136,8 +142,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shakespeare.json"))
     parser.add_argument("--began", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    for name, value in (("vocab", 1024), ("depth", 4), ("dim", 128), ("context", 128), ("rows", 16), ("rate", 0.02),
-                        ("embedding_rate", 0.02)):  # fmt: skip
+    for name, value in SIZES.items():
         parser.add_argument(f"--{name}", type=float, default=value)
     options = parser.parse_args()
     if options.child:
@@ -147,7 +152,7 @@ def main() -> None:
     pairs = []
     for number in range(options.runs):
         theirs = run_nanogpt(options.nanogpt, train, held_out) if options.nanogpt else None
-        ours = run_hornbook(train, held_out, theirs[0] if theirs else options.seconds)
+        ours = run_hornbook(train, held_out, theirs[0] if theirs else options.seconds, vars(options))
         pairs.append({"nanogpt": theirs and {"seconds": theirs[0], "bits_per_byte": theirs[1]}, "hornbook": ours})
         print(json.dumps({"run": number, **pairs[-1]}), file=sys.stderr, flush=True)
     report(pairs, options.out)

@@ -14,12 +14,8 @@ import pytest
 
 from hornbook import page
 
-HOSTILE = (
-    "</style></title><script>alert(1)</script><img src=http://outside.example/x onerror='x'>\"'&amp;]]>\x00\x1b\ud800\ufffe"
-)
-HOSTILE_SHOWN = (
-    HOSTILE.replace("\x00", "\u2400").replace("\x1b", "\u241b").replace("\ud800", "\ufffd").replace("\ufffe", "\ufffd")
-)
+HOSTILE = "</style></title><script>alert(1)</script><img src=http://outside.example/x onerror='x'>\"'&amp;]]>\x00\x1b\ud800\ufffe"
+HOSTILE_SHOWN = HOSTILE.replace("\x00", "\u2400").replace("\x1b", "\u241b").replace("\ud800", "\ufffd").replace("\ufffe", "\ufffd")
 
 
 def tree(markup: str) -> ET.Element:
@@ -56,9 +52,7 @@ def test_a_page_asks_for_nothing_outside_itself() -> None:
     made = everything("words")
     assert "script" not in made and "://" not in made and "@import" not in made and "url(" not in made
     root = tree(made)
-    addresses = [
-        value for node in root.iter() for name, value in node.attrib.items() if name in ("href", "src", "action", "data")
-    ]
+    addresses = [value for node in root.iter() for name, value in node.attrib.items() if name in ("href", "src", "action", "data")]
     assert addresses and all(value.startswith("#") or value == "data:," for value in addresses)
     policy = next(node for node in root.iter("meta") if node.attrib.get("http-equiv") == "Content-Security-Policy")
     rules = dict(rule.split(" ", 1) for rule in policy.attrib["content"].split("; "))
@@ -159,9 +153,7 @@ def test_gaps_lone_points_and_points_off_a_log_axis() -> None:
     assert "no finite value" in page.lines({"a": [(0, math.nan)]}, "x", "y")
 
 
-@pytest.mark.parametrize(
-    "points", [[(0, 0.0)], [(5, 5.0)], [(0, 1.0), (1, 1.0)], [(0, -2.0), (9, 3.0)], [(3, 1e-30), (4, 1e30)]]
-)
+@pytest.mark.parametrize("points", [[(0, 0.0)], [(5, 5.0)], [(0, 1.0), (1, 1.0)], [(0, -2.0), (9, 3.0)], [(3, 1e-30), (4, 1e30)]])
 @pytest.mark.parametrize("log_y", [False, True])
 def test_odd_ranges_draw_inside_the_chart(points: list[page.Point], log_y: bool) -> None:
     chart = tree(page.lines({"a": points}, "x", "y", log_y))

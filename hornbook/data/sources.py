@@ -33,7 +33,7 @@ def open_corpus(data: str, intake: Intake) -> Iterator[Document]:
     names = {*NAMED, "town"}
     bare = os.sep not in data and "." not in data and not os.path.lexists(data)
     if bare and re.fullmatch(r"\w+", data):
-        fix = f"{near(data, names)} A path or hf:OWNER/NAME will do as well"
+        fix = f"{near(data, names)}; a path or hf:OWNER/NAME will do as well"
         raise UserError(f"no corpus and no file is called {data!r}", where=os.getcwd(), fix=fix)
     return read(data, intake)
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 # Shares of the time. What is left is for reading, cleaning, the tokenizer, evaluation, and for a machine that slows down.
-PRETRAIN_SHARE, SFT_SHARE = 0.52, 0.16
+PRETRAIN_SHARE, SFT_SHARE = 0.58, 0.17
 DEPTHS = (2, 3, 4, 6, 8, 10, 12, 16, 20)
 DIM_PER_LAYER, HEAD_DIM = 32, 32
 TOKENS_PER_PARAMETER = 4
 REFERENCE_DEPTH = 4
 BYTES_PER_TOKEN = 4  # a guess, for the size of the corpus before there is a tokenizer
 EPOCHS = 3  # a corpus is not read more often than this where there is more of it
-VOCAB = {"town": 1024}
-OTHER_VOCAB = 2048
+VOCAB, OTHER_VOCAB = {"town": 1024}, 1536
+BATCH, OTHER_BATCH = {"town": (8, 256)}, (16, 128)  # rows, and tokens per row
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Size:
 
 
 def model_config(depth: int, dim: int, vocab: int, context: int) -> dict[str, Any]:
-    """A published config.json in the Qwen3 shape: width 32 per layer, heads of 32, a gated feed-forward of three widths."""
+    """A published config.json in the Llama shape: width 32 per layer, heads of 32, a gated feed-forward of three widths."""
     heads = dim // HEAD_DIM
     return {
-        "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": vocab, "hidden_size": dim,
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": vocab, "hidden_size": dim,
         "intermediate_size": 3 * dim, "num_hidden_layers": depth, "num_attention_heads": heads, "num_key_value_heads": heads,
         "head_dim": HEAD_DIM, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "attention_bias": False,
         "max_position_embeddings": context, "tie_word_embeddings": True, "torch_dtype": "float32",
@@ -53,7 +53,7 @@ def model_config(depth: int, dim: int, vocab: int, context: int) -> dict[str, An
 def parameters(depth: int, vocab: int) -> int:
     """Of `model_config`'s shape: embedding, then per layer 4 dim^2 for attention and 9 dim^2 for the feed-forward."""
     dim = depth * DIM_PER_LAYER
-    return vocab * dim + depth * (13 * dim * dim + 2 * dim + 2 * HEAD_DIM) + dim
+    return vocab * dim + depth * (13 * dim * dim + 2 * dim) + dim
 
 
 def settle(
@@ -63,9 +63,8 @@ def settle(
 
     With `steps` nothing is measured, so that two machines settle the same plan.
     """
-    town = data == "town"
     vocab = vocab or VOCAB.get(data, OTHER_VOCAB)
-    seconds, context, rows = 60 * minutes, 256 if town else 128, 16
+    seconds, (rows, context) = 60 * minutes, BATCH.get(data, OTHER_BATCH)
     rule = [f"{minutes:g} minutes: {PRETRAIN_SHARE:.0%} to pretraining, {SFT_SHARE:.0%} to fine-tuning, the rest to all else."]
     if steps is not None:
         depth = depth or REFERENCE_DEPTH

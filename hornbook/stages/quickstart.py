@@ -20,7 +20,7 @@ from hornbook.data.town import Town
 from hornbook.errors import UserError
 from hornbook.evals.report import model_card
 from hornbook.files import sha256, verified, write_json, write_text
-from hornbook.plan.budget import Size, model_config, settle
+from hornbook.plan.budget import BATCH, DIM_PER_LAYER, OTHER_BATCH, Size, model_config, settle
 from hornbook.ranks import choose_device, identity
 from hornbook.stages.corpus import make_corpus
 from hornbook.stages.evaluate import evaluate
@@ -108,15 +108,15 @@ def settled(settings: Quickstart, device: Any, voice: Voice, command: str) -> di
     voice.begin("plan", "measure this machine and settle the sizes")
 
     def speed(depth: int, vocab: int) -> float:
-        context = 256 if settings.data == "town" else 128
-        return tokens_per_second(model_config(depth, 32 * depth, vocab, context), 16, context, "muon", device)
+        rows, context = BATCH.get(settings.data, OTHER_BATCH)
+        return tokens_per_second(model_config(depth, DIM_PER_LAYER * depth, vocab, context), rows, context, "muon", device)
 
     size = settle(settings.minutes, settings.data, speed, settings.depth, settings.vocab, settings.steps)
     plan = _plan(settings, asked, size, device, command)
     check_model(from_dict(Recipe, plan["recipe"], path))
     write_json(path, plan)
     write_text(settings.out / "recipe.toml", to_toml(plan["recipe"]))
-    voice.end(f"{size.depth} layers of {size.dim}, {size.steps} steps, then {size.sft_steps} of fine-tuning")
+    voice.end(f"{plan['recipe']['steps']} steps of pretraining, then {plan['sft']['steps']} of fine-tuning")
     return plan
 
 

@@ -33,7 +33,7 @@ def train_tokenizer(corpus: Path, vocab: int, split: str, folder: Path, voice: V
         vocab = max(SMALLEST, min(vocab, sum(document.size for document in documents) // BYTES_PER_ROW))
     texts = (document.text for document in _up_to(documents, TRAIN_BYTES))
     tokenizer = Tokenizer.train(
-        texts, vocab=vocab, split=split, progress=lambda done, total: voice.progress(done, total, {"merges": done})
+        texts, vocab=vocab, split=split, at_most=at_most, progress=lambda done, total: voice.progress(done, total, {"merges": done})
     )
     with written_folder(folder, {"inputs": inputs}) as target:
         tokenizer.save(target)

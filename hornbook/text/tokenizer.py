@@ -53,11 +53,13 @@ class Tokenizer:
         pattern: str | None = None,
         specials: Sequence[str] = DEFAULT_SPECIALS,
         progress: Callable[[int, int], None] | None = None,
+        at_most: bool = False,
     ) -> Tokenizer:
         """Learn a vocabulary of `vocab` rows: the 256 bytes, the merges, then the specials.
 
         `documents` is read once, one text at a time, and no token crosses from one into the next. `pattern` is a regular
         expression that replaces the named `split`; to open elsewhere, it has to mean the same to Oniguruma.
+        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`.
         """
         if isinstance(documents, str):
             raise UserError("documents is one string", why="it is an iterable of texts", fix="give [text] instead of text")
@@ -73,7 +75,7 @@ class Tokenizer:
         # A piece that is spelled like a special would share its key in the vocabulary of tokenizer.json.
         forbidden = {piece for piece in map(bpe.unspell, specials) if piece is not None}
         pieces, merges = bpe.train(bpe.count_words(documents, splitter), rows, forbidden, progress)
-        if len(pieces) < rows:
+        if len(pieces) < rows and not at_most:
             raise UserError(
                 f"too little text for vocab={vocab}",
                 why=f"it asks for {rows - 256} merges, and these documents allow {len(pieces) - 256}",

@@ -44,7 +44,7 @@ def prose(paragraphs: int) -> str:
 
 
 def records(count: int) -> list[dict[str, str]]:
-    return [{"text": f"Record {number}: 你好, \"quoted\\\" [text]\n{{and}} lines."} for number in range(count)]
+    return [{"text": f'Record {number}: 你好, "quoted\\" [text]\n{{and}} lines.'} for number in range(count)]
 
 
 def texts(documents: list[Document]) -> list[str]:

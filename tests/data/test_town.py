@@ -245,7 +245,7 @@ def spoil(how: str, story: str, town: Town) -> str:
     elif how == "colour":
         body = re.sub("|".join(words.colours), lambda match: after(words.colours, match[0]), body, count=1)
     elif how == "cut":
-        body = body[: len(body) * 2 // 3].rstrip(" .!?。！？\"”")
+        body = body[: len(body) * 2 // 3].rstrip(' .!?。！？"”')
     elif how == "word":
         body = body.replace("went" if words.space else "去了", "flew" if words.space else "飞进")
     elif how == "twice":

@@ -233,11 +233,7 @@ def test_findings_tell_a_good_run_from_a_bad_one() -> None:
     ]
     record["outcome"] = "stopped"
     sentences = [sentence for well, sentence in report.findings(record, bad) if not well]
-    assert (
-        any("stopped" in s for s in sentences)
-        and any("step 601" in s for s in sentences)
-        and any("1.9" in s for s in sentences)
-    )
+    assert any("stopped" in s for s in sentences) and any("step 601" in s for s in sentences) and any("1.9" in s for s in sentences)
 
 
 def test_a_resumed_run_draws_its_steps_once() -> None:
@@ -296,9 +292,7 @@ def test_the_card_is_markdown_that_shows_the_record(words: str | None) -> None:
     assert {child.type for child in inner} <= {"text", "text_special", "code_inline"}
     titles = [parsed[i + 1].content for i, node in enumerate(parsed) if node.type == "heading_open" and node.tag == "h2"]
     assert titles == ["Model and training", "Training data", "Evaluation", "Use", "Limits", "Lineage"]
-    cells = [
-        "".join(child.content for child in parsed[i + 1].children) for i, node in enumerate(parsed) if node.type == "td_open"
-    ]
+    cells = ["".join(child.content for child in parsed[i + 1].children) for i, node in enumerate(parsed) if node.type == "td_open"]
     if words is None:
         for shown in (
             "85.5 % (171 of 200)",
@@ -311,9 +305,7 @@ def test_the_card_is_markdown_that_shows_the_record(words: str | None) -> None:
             assert shown in cells
     programs = [node.content for node in parsed if node.type == "fence" and node.info == "python"]
     assert len(programs) == 1
-    lines = [
-        node for node in ast.parse(programs[0]).body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-    ]
+    lines = [node for node in ast.parse(programs[0]).body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)]
     assigned = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in lines}
     assert assigned == {
         "folder": record["model_folder"],

@@ -20,8 +20,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {**GPT2, "n_inner": 40, "activation_function": "gelu"}),
     ("llama", LLAMA),
     ("llama", {**LLAMA, "tie_word_embeddings": True, "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True}),
-    ("llama", {**LLAMA, "num_key_value_heads": 4, "head_dim": 16,
-               "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    (
+        "llama",
+        {**LLAMA, "num_key_value_heads": 4, "head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
+    ),
     ("qwen3", {**LLAMA, "head_dim": 16}),
     ("qwen3", {**LLAMA, "head_dim": 16, "tie_word_embeddings": True, "attention_bias": True}),
 ]

@@ -41,9 +41,7 @@ def test_products_depend_on_distance_alone() -> None:
     rope = Rope(32)
 
     def product(at: int, to: int) -> float:
-        turned_q, turned_k = (
-            rotate(x, rope.angles(torch.tensor([[p]]), torch.float64)) for x, p in ((q, at), (k, to))
-        )
+        turned_q, turned_k = (rotate(x, rope.angles(torch.tensor([[p]]), torch.float64)) for x, p in ((q, at), (k, to)))
         return float((turned_q * turned_k).sum())
 
     for distance in (-5, 0, 1, 40):

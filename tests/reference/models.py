@@ -14,7 +14,7 @@ from hornbook.text.tokenizer import Tokenizer
 
 TEXTS = (
     "The baker met the miller at the bridge. The miller had a sack of flour, and the baker had none.\n",
-    "A fox ran over the hill; the hen did not run. \"Why don't you run?\" asked the fox.\n",
+    'A fox ran over the hill; the hen did not run. "Why don\'t you run?" asked the fox.\n',
     "Zoë paid 12 coins. 你好，世界。 🙂\n",
 )
 WIDTH = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
