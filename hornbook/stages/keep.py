@@ -29,10 +29,10 @@ def run_folder(out: Path) -> Iterator[None]:
         yield
 
 
-def kept(folder: Path, inputs: dict[str, Any], remake: bool = False) -> bool:
+def kept(folder: Path, inputs: dict[str, Any]) -> bool:
     """True where `folder` was finished from `inputs`, False where it has to be made.
 
-    A folder made from other inputs is an error unless `remake` allows it to be made again.
+    A folder made from other inputs is an error; so is one that hornbook did not write.
     """
     if not (folder / MANIFEST).exists():
         if folder.is_dir() and any(folder.iterdir()):
@@ -45,8 +45,8 @@ def kept(folder: Path, inputs: dict[str, Any], remake: bool = False) -> bool:
         about = verified(folder)
     except DamagedError:
         return False
-    if about.get("inputs") == inputs or remake:
-        return about.get("inputs") == inputs
+    if about.get("inputs") == inputs:
+        return True
     theirs = about.get("inputs", {})
     differing = [key for key in inputs if theirs.get(key) != inputs[key]]
     raise UserError(

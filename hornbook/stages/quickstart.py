@@ -41,6 +41,7 @@ PLAN = ("version", "asked", "command", "identity", "tokens_per_second", "rule", 
 def quickstart(settings: Quickstart, voice: Voice, command: str) -> dict[str, Any]:
     """Run every stage that is not done yet; returns the record of report.json."""
     device, out = choose_device(settings.device), settings.out
+    voice.say(f"device: {device}")
     with run_folder(out):
         with timed(out, "plan"):
             plan = settled(settings, device, voice, command)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hornbook.data.documents import Document
+from hornbook.data.town import Town
 from hornbook.errors import UserError
 from hornbook.stages.corpus import make_corpus, saved_documents, saved_rows
 from hornbook.stages.voice import Silent
@@ -86,3 +87,22 @@ def test_the_town_is_its_own_corpus_with_questions_and_stories(tmp_path: Path) -
         assert len(saved_documents(tmp_path / language, "conversations")) == 30
         kinds = {row["kind"] for row in saved_rows(tmp_path / language, "questions")}
         assert {"facts", "sums", "stories"} <= kinds and saved_rows(tmp_path / language, "story_prompts")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_cleaning_the_town_drops_exactly_what_was_planted(language: str, tmp_path: Path) -> None:
+    make_corpus("town", language, 3, 400_000, 50, tmp_path / "town", Silent())
+    funnel = json.loads((tmp_path / "town" / "funnel.json").read_text(encoding="utf-8"))
+    dropped = {reason: row["documents"] for reason, row in funnel["dropped"].items()}
+    assert dropped == {reason: count for reason, count in funnel["planted"].items() if count}
+    assert sum(dropped.values()) > 30
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_held_out_sentence_is_in_the_written_corpus(language: str, tmp_path: Path) -> None:
+    town = Town(0, language)
+    make_corpus("town", language, 0, 600_000, 1500, tmp_path / "town", Silent())
+    learned = "".join((tmp_path / "town" / name).read_text(encoding="utf-8") for name in ("train.jsonl", "conversations.jsonl"))
+    asked = [row for row in saved_rows(tmp_path / "town", "questions") if row["kind"] != "stories"]
+    assert len(asked) > 300 and all(town.is_held_out(row["question"]) for row in asked)
+    assert [row["question"] for row in asked if json.dumps(row["question"], ensure_ascii=False)[1:-1] in learned] == []
