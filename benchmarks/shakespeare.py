@@ -25,7 +25,7 @@ SETTING = [
 ]  # fmt: skip
 
 # The size and rates of hornbook's model; each is an option too.
-SIZES = {"vocab": 1024, "depth": 4, "dim": 128, "context": 128, "rows": 16, "rate": 0.02, "embedding_rate": 0.02, "qk_norm": 1}
+SIZES = {"vocab": 1024, "depth": 3, "dim": 96, "context": 128, "rows": 16, "rate": 0.02, "embedding_rate": 0.02}
 
 # Runs inside the clone, with its own model and its own checkpoint.
 SCORE_NANOGPT = """
@@ -91,6 +91,7 @@ def run_hornbook(train: str, held_out: str, seconds: float, settings: dict[str, 
 
 def train_hornbook(folder: Path, seconds: float, began: float, settings: dict[str, float]) -> dict[str, float]:
     import numpy as np
+    import torch
 
     from hornbook import Tokenizer
     from hornbook.data.batches import Batches, StreamRows
@@ -100,6 +101,7 @@ def train_hornbook(folder: Path, seconds: float, began: float, settings: dict[st
     from hornbook.optim.build import build_optimizer
     from hornbook.optim.schedule import warmup_decay
     from hornbook.plan.budget import model_config
+    from hornbook.stages.measure import tokens_per_second
     from hornbook.train.loop import Run, fit
     from hornbook.train.objective import causal_lm
 
@@ -109,21 +111,11 @@ def train_hornbook(folder: Path, seconds: float, began: float, settings: dict[st
     ids = tokenizer.encode_array(text)
     lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(vocab)])
     config = model_config(int(settings["depth"]), int(settings["dim"]), vocab, context)
-    if not settings["qk_norm"]:
-        config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 
-    def start(seed: int):  # type: ignore[no-untyped-def]
-        model = initialize(build(config), seed)
-        optimizer = build_optimizer(model, "muon", settings["rate"], embedding_rate=settings["embedding_rate"])
-        return model, Batches(StreamRows(ids, context, lengths), rows, seed), optimizer
-
-    parts = start(1)
-    fit(parts[0], parts[1], causal_lm, parts[2], lambda step: 1.0, Run(steps=3))
-    clock = time.perf_counter()
-    fit(parts[0], parts[1], causal_lm, parts[2], lambda step: 1.0, Run(steps=8))
-    step_seconds = (time.perf_counter() - clock) / 8
+    step_seconds = rows * context / tokens_per_second(config, rows, context, "muon", torch.device("cpu"))
     steps = int(0.98 * (seconds - (time.time() - began)) / step_seconds)
-    model, batches, optimizer = start(0)
+    model, batches = initialize(build(config), 0), Batches(StreamRows(ids, context, lengths), rows, 0)
+    optimizer = build_optimizer(model, "muon", settings["rate"], embedding_rate=settings["embedding_rate"])
     schedule = warmup_decay(steps, max(1, steps // 20))
     fit(model, batches, causal_lm, optimizer, schedule, Run(steps=steps, clip=1.0))
     trained = time.time() - began

@@ -24,7 +24,7 @@ from hornbook.stages.voice import Silent
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hornbook"
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
-GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 FLOORS = {
     name: floor
@@ -270,18 +270,21 @@ def test_a_recipe_can_name_every_optimizer_and_schedule() -> None:
 # --- what the guides promise ----------------------------------------------------------------------------------------------
 
 
-def blocks() -> Iterator[tuple[str, str]]:
-    """The shell blocks of the guides that are marked to be run."""
+def blocks() -> Iterator[tuple[str, str, str]]:
+    """The shell and Python blocks of the guides that are marked to be run."""
     for path in GUIDES:
-        for number, block in enumerate(re.findall(r"<!-- run -->\s*\n```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.S)):
-            yield f"{path.relative_to(ROOT)}-{number}", block
+        for number, block in enumerate(
+            re.findall(r"<!-- run -->\s*\n```(sh|python)\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
+        ):
+            yield f"{path.relative_to(ROOT)}-{number}", *block
 
 
-@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in blocks()])
-def test_a_marked_block_runs(block: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "block"), [pytest.param(kind, block, id=name) for name, kind, block in blocks()])
+def test_a_marked_block_runs(kind: str, block: str, tmp_path: Path) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     here = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=here, capture_output=True, text=True)
+    command = [sys.executable] if kind == "python" else ["bash", "-euo", "pipefail"]
+    done = subprocess.run([*command, "-c", block], cwd=tmp_path, env=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
