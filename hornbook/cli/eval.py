@@ -55,7 +55,6 @@ def main(arguments: Sequence[str]) -> None:
         return
     texts = [document.text for document in open_corpus(str(settings.text), Intake()) if document.text][: settings.limit]
     found = bits_per_byte(model, tokenizer, texts, context_length(model) or 256)
-    low, high = found.interval
-    read = f"{found.documents} documents, {found.bytes:,} bytes"
-    line = f"{found.value:.4f} bits per byte (95 % interval {low:.4f} to {high:.4f}) on {read}"
+    within = "no interval from one document" if found.interval is None else "95 % interval {:.4f} to {:.4f}".format(*found.interval)
+    line = f"{found.value:.4f} bits per byte ({within}) on {found.documents} documents, {found.bytes:,} bytes"
     print(json.dumps(found.record()) if settings.json else line)

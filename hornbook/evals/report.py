@@ -230,7 +230,8 @@ def _samples(record: Record) -> Html:
 
 def _evaluation(record: Record) -> Html:
     bits = _part(record, "evaluation", "bits_per_byte") or {}
-    told = [(_words(key), " to ".join(map(figure, value)) if isinstance(value, list) else value) for key, value in bits.items()]
+    plain = {key: " to ".join(map(figure, value)) if isinstance(value, (list, tuple)) else value for key, value in bits.items()}
+    told = [(_words(key), value) for key, value in plain.items() if value is not None]
     scores = _scores(record)
     drawn = page.bars([_score_bar(kind, score) for kind, score in scores.items()], full=1.0)
     violations = _part(record, "evaluation", "stories", "violations") or {}

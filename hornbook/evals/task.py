@@ -30,8 +30,10 @@ from hornbook.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class BitsPerByte:
+    """`interval` is None where a single document gives none."""
+
     value: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     documents: int
     bytes: int
     nats_per_token: float
@@ -80,7 +82,7 @@ def bits_per_byte(
             nats[number] += float(row.sum())
             tokens += sum(token not in specials for token in ids[len(ids) - scored :])
     value, low, high = ratio([figure / math.log(2) for figure in nats], sizes)
-    return BitsPerByte(value, (low, high), len(texts), sum(sizes), sum(nats) / max(1, tokens))
+    return BitsPerByte(value, None if math.isnan(low) else (low, high), len(texts), sum(sizes), sum(nats) / max(1, tokens))
 
 
 def _windows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> Iterator[tuple[int, list[int], int]]:

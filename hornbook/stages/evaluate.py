@@ -40,8 +40,8 @@ def evaluate(
     before, after = (bits_per_byte(model, tokenizer, texts, context) for model in models)
     record: dict[str, Any] = {
         "bits_per_byte": {
-            "pretrained": before.value, "pretrained_interval": list(before.interval), "final": after.value,
-            "interval": list(after.interval), "documents": after.documents, "bytes": after.bytes,
+            "pretrained": before.value, "pretrained_interval": before.interval, "final": after.value,
+            "interval": after.interval, "documents": after.documents, "bytes": after.bytes,
         }
     }  # fmt: skip
     questions = _questions(models[1], tokenizer, corpus, voice)

@@ -51,6 +51,7 @@ def test_bits_per_byte_equals_one_forward_per_token(family: str, context: int) -
     tokens = sum(len(tokenizer.encode(text)) for text in LONG)
     assert sum(map(len, slow)) == tokens
     assert math.isclose(found.nats_per_token, sum(map(sum, slow)) / tokens, rel_tol=1e-6)
+    assert found.interval is not None
     low, high = found.interval
     assert low < found.value < high
 
@@ -315,3 +316,10 @@ def test_published_task_files_are_read(name: str, form: tuple[str, ...], data_fo
     path = data_folder / "eval" / f"{name}.jsonl"
     rows, found = read_task(path, None)
     assert found == form and len(rows) == sum(1 for line in path.read_bytes().split(b"\n") if line)
+
+
+def test_one_document_has_a_value_and_no_interval() -> None:
+    model, tokenizer = tokenized_model("llama")
+    record = bits_per_byte(model, tokenizer, TEXTS[:1], context=16).record()
+    assert record["value"] > 0 and record["interval"] is None
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
