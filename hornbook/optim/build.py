@@ -1,7 +1,6 @@
 """One optimizer out of several: AdamW for everything, or Muon for the tower's matrices with AdamW for the rest.
 
-AdamW (Loshchilov and Hutter 2019). Muon (Jordan et al. 2024): momentum whose matrix is replaced by its nearest orthogonal one, so
-that every direction of a matrix moves equally.
+AdamW (Loshchilov and Hutter 2019); Muon is in `optim/muon.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from hornbook.errors import near
 from hornbook.model import TransformerModel
 from hornbook.optim.groups import parameter_groups
+from hornbook.optim.muon import Muon
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -63,5 +63,5 @@ def build_optimizer(
     if kind == "adamw":
         whole = [{"params": groups.matrices, "lr": learning_rate, "weight_decay": weight_decay}, *rest]
         return Optimizers([AdamW(whole, betas=betas, fused=True)])
-    muon = Muon(groups.matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(groups.matrices, lr=learning_rate, weight_decay=weight_decay)
     return Optimizers([muon, AdamW(rest, betas=betas, fused=True)])

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 
 from hornbook.model import TransformerModel
 from hornbook.optim.build import OPTIMIZERS, build_optimizer
+from hornbook.optim.muon import Muon
 from tests.reference.tiny import FAMILIES, LLAMA, TIED, furthest, tiny_model, weights
 
 FACTORS = (0.25, 0.5, 1.0, 0.75, 0.1)
@@ -26,13 +27,12 @@ def is_matrix(name: str, parameter: torch.Tensor) -> bool:
     return name.startswith("tower.") and parameter.ndim == 2
 
 
-def test_muon_is_torchs_muon_beside_torchs_adamw() -> None:
+def test_muon_has_torchs_adamw_beside_it() -> None:
     ours, theirs = tiny_model(), tiny_model()
     optimizer = build_optimizer(ours, "muon", 0.02, embedding_rate=0.005, weight_decay=0.1, betas=(0.8, 0.9))
     matrices = [parameter for name, parameter in theirs.named_parameters() if is_matrix(name, parameter)]
     others = [parameter for name, parameter in theirs.named_parameters() if not is_matrix(name, parameter)]
-    muon = Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    adamw = AdamW(others, lr=0.005, weight_decay=0.0, betas=(0.8, 0.9))
+    muon, adamw = Muon(matrices, lr=0.02, weight_decay=0.1), AdamW(others, lr=0.005, weight_decay=0.0, betas=(0.8, 0.9))
     for step, factor in enumerate(FACTORS):
         for model in (ours, theirs):
             set_gradients(model, step)
