@@ -51,9 +51,9 @@ def load_model(folder: Path) -> TransformerModel:
     with torch.device("meta"):
         model = families.build(config, str(folder / "config.json"))
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    tied = [name for name, _ in model.spec.ties]
-    ours = from_published(families.family(config).WEIGHTS, _published(folder), shapes, tied, str(folder))
-    ours |= {name: ours[owner] for name, owner in model.spec.ties}
+    tied = [name for name, _ in model.ties]
+    ours = from_published(families.family(config).weights(config), _published(folder), shapes, tied, str(folder))
+    ours |= {name: ours[owner] for name, owner in model.ties}
     model.load_state_dict(ours, strict=True, assign=True)
     model.tie()
     return model.requires_grad_(True).eval()
@@ -115,9 +115,9 @@ def save(
 
 def write_model(model: TransformerModel, folder: Path) -> None:
     """config.json, generation_config.json and model.safetensors into an open folder."""
-    tied = {name for name, _ in model.spec.ties}
+    tied = {name for name, _ in model.ties}
     ours = {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in tied}
-    published = to_published(families.family(model.config).WEIGHTS, ours)
+    published = to_published(families.family(model.config).weights(model.config), ours)
     save_tensors(published, folder / "model.safetensors")
     ends = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
     for name, value in (("config.json", model.config), ("generation_config.json", ends)):

@@ -89,7 +89,7 @@ def restore(saved: Saved, model: TransformerModel, optimizer: Optimizers) -> Non
 
 
 def _tied(model: TransformerModel) -> set[str]:
-    return {name for name, _ in model.spec.ties}
+    return {name for name, _ in model.ties}
 
 
 def _moments(tensors: dict[str, Tensor], number: int) -> dict[int, dict[str, Tensor]]:

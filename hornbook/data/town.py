@@ -24,10 +24,10 @@ SYMBOLS = "#$%^&*~|<>{}[]\\/=+_@"
 CONTROLS = "\x01\x02\x03\x05\x06\x07\x0e\x10\x16\x1b\x7f\ufffd"
 
 # How often each kind is drawn: prose, the questions of a lesson, the exchanges of a conversation.
-PROSE = {"biography": 14, "place": 6, "things": 6, "opposites": 5, "dialogue": 11, "lesson": 18, "story": 18, "scene": 28,
-         "dictation": 14}  # fmt: skip
-LESSON = {"facts": 7, "opposite": 3, "sums": 3, "counting": 1}
-CHAT = {"facts": 40, "opposite": 12, "sums": 14, "counting": 3, "scene": 30, "dictation": 8, "small talk": 5,
+PROSE = {"biography": 18, "place": 6, "things": 6, "opposites": 5, "dialogue": 11, "lesson": 26, "story": 18, "scene": 16,
+         "dictation": 8}  # fmt: skip
+LESSON = {"facts": 9, "opposite": 3, "sums": 3, "counting": 1}
+CHAT = {"facts": 55, "opposite": 12, "sums": 14, "counting": 3, "scene": 16, "dictation": 4, "small talk": 5,
         "outside": 3, "tale": 2}  # fmt: skip
 
 KINDS = tuple(PLANS)

@@ -7,10 +7,40 @@ from types import ModuleType
 from typing import Any
 
 from hornbook.errors import UserError, near
-from hornbook.families import gpt2, llama, qwen3
-from hornbook.model import TransformerModel
+from hornbook.families import (
+    bart,
+    bert,
+    bloom,
+    distilbert,
+    dots1,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    gpt_oss,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    roberta,
+    speech,
+    t5,
+    vit,
+)  # fmt: skip
+from hornbook.model import Seq2Seq, Seq2SeqModel, Transformer, TransformerModel
 
-FAMILIES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "qwen3": qwen3}
+Model = TransformerModel | Seq2SeqModel
+FAMILIES: dict[str, ModuleType] = {
+    "bart": bart, "bert": bert, "bloom": bloom, "distilbert": distilbert, "dots1": dots1, "gemma2": gemma2, "gemma3_text": gemma3,
+    "gpt2": gpt2, "gpt_neox": gpt_neox, "gpt_oss": gpt_oss, "llama": llama, "mistral": mistral, "mixtral": mixtral, "olmo2": olmo2,
+    "phi3": phi3, "qwen2": qwen2, "qwen2_moe": qwen2_moe, "qwen3": qwen3, "qwen3_moe": qwen3_moe, "roberta": roberta,
+    "speech_ctc": speech, "t5": t5, "vit": vit,
+}  # fmt: skip
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 
 
@@ -22,10 +52,11 @@ def family(config: Mapping[str, Any], where: str = "config.json") -> ModuleType:
     return FAMILIES[name]
 
 
-def build(config: Mapping[str, Any], where: str = "config.json") -> TransformerModel:
+def build_any(config: Mapping[str, Any], where: str = "config.json") -> Model:
     """A model of the config's shape, its weights not yet set. A missing or impossible field is a `UserError` that names it."""
     try:
-        model: TransformerModel = family(config, where).spec(config).build()
+        spec: Transformer | Seq2Seq = family(config, where).spec(config)
+        model = spec.build()
     except KeyError as error:
         raise UserError(f"the model's config has no field {error.args[0]!r}", where=where, fix="add it") from error
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:  # RuntimeError: torch's, of a negative size
@@ -33,6 +64,15 @@ def build(config: Mapping[str, Any], where: str = "config.json") -> TransformerM
             raise
         raise UserError("the model's config has an impossible value", where=where, why=str(error), fix="correct it") from error
     model.config = dict(config)
+    return model
+
+
+def build(config: Mapping[str, Any], where: str = "config.json") -> TransformerModel:
+    """`build_any` for a caller that needs one tower: an encoder-decoder is refused."""
+    model = build_any(config, where)
+    if not isinstance(model, TransformerModel):
+        why = f"{config.get('model_type')} is an encoder and a decoder"
+        raise UserError("this needs a model of one tower", where=where, why=why, fix="use a decoder, such as llama")
     return model
 
 

@@ -2,59 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from hornbook.errors import UserError
-from hornbook.families.weights import rule
-from hornbook.model import Attention, Block, GatedMLP, LMHead, PerHead, Residual, RMSNorm, Rope, TokenStem, Tower, Transformer
+from hornbook.families.fields import Config, act, architecture, head_dim, rope, tied
+from hornbook.families.weights import Rule, Table, both, rule
+from hornbook.model import Attention, Block, GatedMLP, LMHead, Residual, RMSNorm, Spec, TokenStem, Tower, Transformer
+from hornbook.model.attention import HeadNorm
 
+ARCHITECTURES = ("LlamaForCausalLM",)
 THEIRS, OURS = "model.layers.{i}.", "tower.blocks.{i}."
-ARCHITECTURE = "LlamaForCausalLM"
-WEIGHTS = (
+OUTSIDE = (
     rule("model.embed_tokens.weight", "stem.tokens.weight"),
     rule("model.norm.weight", "tower.norm.weight"),
     rule("lm_head.weight", "head.out.weight"),
+)
+PRE_NORMS = (
     rule(THEIRS + "input_layernorm.weight", OURS + "attn.pre.weight"),
     rule(THEIRS + "post_attention_layernorm.weight", OURS + "ffn.pre.weight"),
-    *(rule(THEIRS + f"self_attn.{x}_proj.{p}", OURS + f"attn.op.{x}.{p}") for x in "qkvo" for p in ("weight", "bias")),
-    *(rule(THEIRS + f"mlp.{x}_proj.{p}", OURS + f"ffn.op.{x}.{p}") for x in ("gate", "up", "down") for p in ("weight", "bias")),
+)
+ATTENTION = (
+    *(row for x in "qkvo" for row in both(THEIRS + f"self_attn.{x}_proj", OURS + f"attn.op.{x}")),
     rule(THEIRS + "self_attn.rotary_emb.inv_freq"),
 )
+QK_NORMS = tuple(rule(THEIRS + f"self_attn.{x}_norm.weight", OURS + f"attn.op.{x}_norm.weight") for x in "qk")
 
 
-def llama_like(config: Mapping[str, Any], *, qkv_bias: bool = False, out_bias: bool = False, qk_norm: bool = False) -> Transformer:
-    """The shape that Llama and its children share; what differs comes as an option."""
-    norm = RMSNorm(config["rms_norm_eps"])
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    attention = Attention(
-        heads=heads, kv_heads=config.get("num_key_value_heads") or heads, head_dim=head_dim, rope=rope(config, head_dim),
-        qk_norm=PerHead(norm) if qk_norm else None, qkv_bias=qkv_bias, out_bias=out_bias,
+def gated(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The rules of a gated feed-forward."""
+    return tuple(row for x in ("gate", "up", "down") for row in both(f"{THEIRS}{theirs}.{x}_proj", f"{OURS}{ours}.{x}"))
+
+
+DENSE = gated("mlp", "ffn.op")
+
+
+def weights(config: Config) -> Table:
+    return (*OUTSIDE, *PRE_NORMS, *ATTENTION, *DENSE)
+
+
+def dense(config: Config) -> GatedMLP:
+    return GatedMLP(config["intermediate_size"], act(config["hidden_act"]), bool(config.get("mlp_bias")))
+
+
+def llama_like(
+    config: Config, *, qkv_bias: bool = False, out_bias: bool = False, qk_norm: HeadNorm | None = None,
+    ffn: Callable[[int], Spec] | None = None, windows: Sequence[int | None] = (),
+) -> Transformer:  # fmt: skip
+    """The shape that Llama and its children share; what differs comes as an option. `ffn(layer)`: None, the dense one."""
+    norm, heads, width, layers = RMSNorm(config["rms_norm_eps"]), config["num_attention_heads"], head_dim(config), range(
+        config["num_hidden_layers"]
     )  # fmt: skip
-    ffn = GatedMLP(config["intermediate_size"], config["hidden_act"], bool(config.get("mlp_bias")))
-    block = Block(attn=Residual(attention, pre=norm), ffn=Residual(ffn, pre=norm))
+    attention = Attention(
+        heads=heads, kv_heads=config.get("num_key_value_heads") or heads, head_dim=width, rope=rope(config, width), qk_norm=qk_norm,
+        qkv_bias=qkv_bias, out_bias=out_bias, dropout=config.get("attention_dropout") or 0.0,
+    )  # fmt: skip
+    dropout = config.get("resid_pdrop") or 0.0
+    blocks = tuple(
+        Block(
+            attn=Residual(replace(attention, window=windows[layer] if windows else None), pre=norm, dropout=dropout),
+            ffn=Residual(ffn(layer) if ffn else dense(config), pre=norm, dropout=dropout),
+        )
+        for layer in layers
+    )
     return Transformer(
-        stem=TokenStem(vocab=config["vocab_size"]),
-        tower=Tower(config["hidden_size"], (block,) * config["num_hidden_layers"], norm),
+        stem=TokenStem(vocab=config["vocab_size"], dropout=config.get("embd_pdrop") or 0.0),
+        tower=Tower(config["hidden_size"], blocks, norm),
         head=LMHead(vocab=config["vocab_size"]),
-        ties=(("head.out.weight", "stem.tokens.weight"),) if config.get("tie_word_embeddings") else (),
+        ties=tied(config),
     )
 
 
-def rope(config: Mapping[str, Any], head_dim: int) -> Rope:
-    """The rope of a config.json, in its older spelling (rope_theta, rope_scaling) or its newer (rope_parameters)."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind != "default":
-        raise UserError(
-            f"rope type {kind!r} is not known yet",
-            where="config.json: rope_scaling",
-            fix="use a model whose rope type is 'default'",
-        )
-    return Rope(head_dim, parameters.get("rope_theta") or config.get("rope_theta") or 10_000.0)
-
-
-def spec(config: Mapping[str, Any]) -> Transformer:
+def spec(config: Config) -> Transformer:
+    architecture(config, ARCHITECTURES)
     bias = bool(config.get("attention_bias"))
     return llama_like(config, qkv_bias=bias, out_bias=bias)

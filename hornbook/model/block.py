@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hornbook.model.attention import AttentionLayer, default_positions
 from hornbook.model.spec import Context, Spec, build
@@ -20,6 +21,7 @@ class Residual:
     pre: Spec | None = None
     post: Spec | None = None
     outer: Spec | None = None
+    dropout: float = 0.0  # of what is added
 
     def build(self, dim: int) -> ResidualLayer:
         return ResidualLayer(self, dim)
@@ -28,17 +30,42 @@ class Residual:
 class ResidualLayer(nn.Module):
     def __init__(self, spec: Residual, dim: int):
         super().__init__()
-        self.op = spec.op.build(dim)
+        self.dropout, self.op = spec.dropout, spec.op.build(dim)
         self.pre, self.post, self.outer = (build(norm, dim) for norm in (spec.pre, spec.post, spec.outer))
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        return self.outer(x + self.post(self.op(self.pre(x), ctx)))
+        y = F.dropout(self.op(self.pre(x), ctx), self.dropout, self.training)
+        return self.outer(x + self.post(y))
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Attention and feed-forward of the same x, added (GPT-NeoX): one op of one residual."""
+
+    attn: Spec
+    ffn: Spec
+    attn_norm: Spec | None = None
+    ffn_norm: Spec | None = None
+
+    def build(self, dim: int) -> ParallelLayer:
+        return ParallelLayer(self, dim)
+
+
+class ParallelLayer(nn.Module):
+    def __init__(self, spec: Parallel, dim: int):
+        super().__init__()
+        self.attn, self.ffn = spec.attn.build(dim), spec.ffn.build(dim)
+        self.attn_norm, self.ffn_norm = build(spec.attn_norm, dim), build(spec.ffn_norm, dim)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return self.attn(self.attn_norm(x), ctx) + self.ffn(self.ffn_norm(x), ctx)
 
 
 @dataclass(frozen=True)
 class Block:
     attn: Residual
     ffn: Residual | None = None
+    cross: Residual | None = None  # between the two, in a decoder that looks at a memory
 
     def build(self, dim: int) -> BlockLayer:
         return BlockLayer(self, dim)
@@ -48,11 +75,13 @@ class BlockLayer(nn.Module):
     def __init__(self, spec: Block, dim: int):
         super().__init__()
         self.attn = spec.attn.build(dim)
+        self.cross = spec.cross.build(dim) if spec.cross else None
         self.ffn = spec.ffn.build(dim) if spec.ffn else None
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        x = self.attn(x, ctx)
-        return x if self.ffn is None else self.ffn(x, ctx)
+        for part in (self.attn, self.cross, self.ffn):
+            x = x if part is None else part(x, ctx)
+        return x
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,53 @@ section 2.3). Norms are one, biases zero. The first loss is then ln(vocabulary).
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hornbook.model.attention import AttentionLayer
+from hornbook.model.block import TowerLayer
 from hornbook.model.mlp import MLPLayer
-from hornbook.model.transformer import TransformerModel
+from hornbook.model.moe import MoELayer
+from hornbook.model.norm import OffsetRMSNorm
+from hornbook.model.transformer import Tied
+
+Model = TypeVar("Model", bound=Tied)
+NORMS = (nn.LayerNorm, nn.RMSNorm, OffsetRMSNorm)
 
 
 @torch.no_grad()
-def initialize(model: TransformerModel, seed: int, std: float = 0.02) -> TransformerModel:
+def initialize(model: Model, seed: int, std: float = 0.02) -> Model:
     """Fill every parameter from `seed`; the same seed gives the same weights whatever was drawn before."""
     generator = torch.Generator().manual_seed(seed)
-    residual = std / (2 * len(model.tower.blocks)) ** 0.5
-    writers = {id(m.o) for m in model.modules() if isinstance(m, AttentionLayer)}
-    writers |= {id(m.down) for m in model.modules() if isinstance(m, MLPLayer)}
+    writers = {id(weight): spread for weight, spread in _writers(model, std)}
+    settled = set[int]()
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            spread = residual if id(module) in writers else std
-            module.weight.copy_(torch.empty(module.weight.shape).normal_(0.0, spread, generator=generator))
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                module.bias.zero_()
-        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            module.reset_parameters()
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in settled:  # tied
+                continue
+            settled.add(id(parameter))
+            if isinstance(module, NORMS):
+                parameter.fill_(float(name == "weight" and not isinstance(module, OffsetRMSNorm)))
+            elif parameter.ndim < 2 or name == "bias" or isinstance(module, nn.ParameterDict):
+                parameter.zero_()
+            else:
+                spread = writers.get(id(parameter), std)
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, spread, generator=generator))
     return model
+
+
+def _writers(model: nn.Module, std: float) -> list[tuple[Tensor, float]]:
+    """The weights that write into a residual stream, with their spread."""
+    found: list[tuple[Tensor, float]] = []
+    for tower in (module for module in model.modules() if isinstance(module, TowerLayer)):
+        spread = std / (2 * max(1, len(tower.blocks))) ** 0.5
+        for module in tower.modules():
+            if isinstance(module, AttentionLayer):
+                found.append((module.o.weight, spread))
+            elif isinstance(module, MLPLayer):
+                found.append((module.down.weight, spread))
+            elif isinstance(module, MoELayer):
+                found.append((module.down, spread))
+    return found

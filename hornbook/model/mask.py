@@ -11,22 +11,35 @@ from torch import Tensor
 from hornbook.model.spec import Context
 
 
-def plain_causal(ctx: Context, causal: bool) -> bool:
+def plain_causal(ctx: Context, causal: bool, window: int | None, length: int) -> bool:
     """True where query i sees exactly keys 0..i, so that the kernel needs no mask."""
-    return causal and all(value is None for value in (ctx.positions_bt, ctx.padding_bs, ctx.documents_bt, ctx.cache))
+    special = (ctx.positions_bt, ctx.padding_bs, ctx.documents_bt, ctx.prefix_b, ctx.cache)
+    return causal and all(value is None for value in special) and (window is None or length <= window)
 
 
-def visible(ctx: Context, causal: bool, positions_bt: Tensor, positions_bs: Tensor) -> Tensor | None:
-    """The mask for queries at `positions_bt` and keys at `positions_bs`; None where everything may be seen."""
-    seen_bts: Tensor | None = None
+def visible(ctx: Context, causal: bool, positions_bt: Tensor, positions_bs: Tensor, window: int | None = None) -> Tensor | None:
+    """The mask for queries at `positions_bt` and keys at `positions_bs`; None where everything may be seen.
+
+    With a window, a query sees the keys less than `window` positions back, itself one of them. A prefix is seen by every query.
+    """
+    conditions: list[Tensor] = []
+    distance_bts = positions_bt[:, :, None] - positions_bs[:, None, :]
     if causal:
-        seen_bts = positions_bs[:, None, :] <= positions_bt[:, :, None]
+        past_bts = distance_bts >= 0
+        if ctx.prefix_b is not None:
+            past_bts = past_bts | (positions_bs < ctx.prefix_b[:, None])[:, None, :]
+        conditions.append(past_bts)
+    if window is not None:
+        conditions.append(distance_bts < window)
     if ctx.documents_bt is not None:
         if ctx.cache is not None:
             raise ValueError("documents_bt and cache cannot be used together: the cache does not keep document numbers")
-        same_bts = ctx.documents_bt[:, :, None] == ctx.documents_bt[:, None, :]
-        seen_bts = same_bts if seen_bts is None else seen_bts & same_bts
+        conditions.append(ctx.documents_bt[:, :, None] == ctx.documents_bt[:, None, :])
     if ctx.padding_bs is not None:
-        padding_b1s = ctx.padding_bs[:, None, :]
-        seen_bts = padding_b1s if seen_bts is None else seen_bts & padding_b1s
-    return None if seen_bts is None else seen_bts[:, None]
+        conditions.append(ctx.padding_bs[:, None, :])
+    if not conditions:
+        return None
+    seen_bts = conditions[0]
+    for condition in conditions[1:]:
+        seen_bts = seen_bts & condition
+    return seen_bts[:, None]

@@ -30,18 +30,29 @@ class Cache(Protocol):
 class Context:
     """What a layer may know besides the residual stream. Every field may be absent.
 
-    positions_bt   position of each query (B or 1, T); None: 0 .. T-1, which also keeps the fastest attention path
-    padding_bs     True where a key may be seen (B, S)
-    documents_bt   a number per token; tokens see only their own document (packed rows)
-    cache          keys and values of earlier calls
-    rotations      set by the tower: cos and sin (B or 1, T, 1, K/2) of each distinct rope
-    layer          set by the tower: the layer's slot in the cache
+    positions_bt       position of each query (B or 1, T); None: 0 .. T-1, which also keeps the fastest attention path
+    padding_bs         True where a key may be seen (B, S)
+    documents_bt       a number per token; tokens see only their own document (packed rows)
+    types_bt           which of a pair of texts a token is of (BERT); None: the first
+    prefix_b           so many first positions are seen by all, the rest causally
+    memory             what cross-attention looks at (B, S, D), with memory_padding_bs, True where it may be seen
+    cache              keys and values of earlier calls
+    aux_scale          the weight of the layers' own losses, in tokens (mixture of experts); None: they have no gradient
+    tokens_bt          set by the stem: the ids, for what routes by id
+    rotations          set by the tower: cos and sin (B or 1, T, 1, K/2) of each distinct rope
+    layer              set by the tower: the layer's slot in the cache
     """
 
     positions_bt: Tensor | None = None
     padding_bs: Tensor | None = None
     documents_bt: Tensor | None = None
+    types_bt: Tensor | None = None
+    prefix_b: Tensor | None = None
+    memory: Tensor | None = None
+    memory_padding_bs: Tensor | None = None
     cache: Cache | None = None
+    aux_scale: Tensor | None = None
+    tokens_bt: Tensor | None = None
     rotations: Mapping[Any, tuple[Tensor, Tensor]] | None = None
     layer: int = 0
 

@@ -1,4 +1,7 @@
-"""Which parameter gets which optimizer: matrices of the tower, embeddings with the head, and vectors (norms, biases)."""
+"""Which parameter gets which optimizer: matrices of the tower, embeddings with the head, and vectors (norms, biases).
+
+The experts of a layer are one parameter, a stack of matrices.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hornbook.model import TransformerModel
+from hornbook.model.block import TowerLayer
+from hornbook.model.moe import MoELayer
+from hornbook.model.transformer import Tied as Model
 
 
 @dataclass(frozen=True)
@@ -16,13 +21,19 @@ class Groups:
     vectors: list[nn.Parameter]
 
 
-def parameter_groups(model: TransformerModel) -> Groups:
+def parameter_groups(model: Model) -> Groups:
     """Every trainable parameter in exactly one group; a tied parameter counts as the embedding that it is."""
-    tower = {id(parameter) for parameter in model.tower.parameters()}
-    groups = Groups([], [], [])
-    for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
-        if parameter.ndim < 2:
-            groups.vectors.append(parameter)
-        else:
-            (groups.matrices if id(parameter) in tower else groups.embeddings).append(parameter)
+    inside = {id(parameter) for tower in model.modules() if isinstance(tower, TowerLayer) for parameter in tower.parameters()}
+    groups, settled = Groups([], [], []), set[int]()
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) in settled or not parameter.requires_grad:
+                continue
+            settled.add(id(parameter))
+            if parameter.ndim > 1 and (isinstance(module, nn.Embedding) or id(parameter) not in inside):
+                groups.embeddings.append(parameter)
+            elif parameter.ndim > 1 and isinstance(module, nn.Linear | MoELayer):
+                groups.matrices.append(parameter)
+            else:
+                groups.vectors.append(parameter)
     return groups

@@ -34,14 +34,14 @@ def orthogonal(matrices_nab: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """For matrices only. The step of an (a, b) matrix is lr * 0.2 * sqrt(max(a, b)) times its orthogonal momentum."""
+    """For matrices and stacks of them (experts). A step is lr * 0.2 * sqrt(max(a, b)) times the orthogonal momentum (a, b)."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.1, momentum: float = 0.95):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.ndim != 2:
-                    raise ValueError(f"Muon moves matrices only: a parameter has shape {list(parameter.shape)}")
+                if parameter.ndim not in (2, 3):
+                    raise ValueError(f"Muon moves matrices and stacks of them: a parameter has shape {list(parameter.shape)}")
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -58,10 +58,11 @@ class Muon(Optimizer):
             torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
             torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-            alike: dict[torch.Size, list[int]] = {}
-            for index, parameter in enumerate(moved):
-                alike.setdefault(parameter.shape, []).append(index)
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+            for parameter, update in zip(moved, updates, strict=True):
+                pairs = [(parameter, update)] if parameter.ndim == 2 else list(zip(parameter, update, strict=True))
+                alike.setdefault(parameter.shape[-2:], []).extend(pairs)
             for shape, members in alike.items():
-                turned = orthogonal(torch.stack([updates[index] for index in members]))
+                turned = orthogonal(torch.stack([update for _, update in members]))
                 step = group["lr"] * ADAMW_RMS * max(shape) ** 0.5
-                torch._foreach_add_([moved[index] for index in members], list(turned.unbind()), alpha=-step)
+                torch._foreach_add_([matrix for matrix, _ in members], list(turned.unbind()), alpha=-step)

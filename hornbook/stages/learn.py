@@ -44,7 +44,7 @@ SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
 
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
     """The recipe's `[model]`, completed by what the tokenizer and the recipe decide."""
-    architecture = families.family(recipe.model, "[model]").ARCHITECTURE
+    architecture = families.family(recipe.model, "[model]").ARCHITECTURES[0]
     ends = {
         "bos_token_id": tokenizer.special("<|bos|>"),
         "eos_token_id": tokenizer.end_ids[0],

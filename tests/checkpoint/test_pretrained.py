@@ -21,10 +21,10 @@ from hornbook.families import FAMILIES, context_length
 from hornbook.files import verified
 from hornbook.generate.decode import generate
 from hornbook.generate.sampling import Sampling
-from tests.reference.models import TEXTS, small_config, tokenized_model
+from tests.reference.models import DECODERS, TEXTS, small_config, tokenized_model
 
 PICKLING = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-families = pytest.mark.parametrize("family", sorted(FAMILIES))
+families = pytest.mark.parametrize("family", DECODERS)
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who met the miller? 你好\n"}]
 
 
@@ -49,7 +49,7 @@ def test_what_we_write_opens_in_transformers(family: str, tied: bool, tmp_path: 
         str(tmp_path / "model"), trust_remote_code=False, output_loading_info=True
     )
     assert not any(report.values())  # no weight missing, unexpected or of another shape
-    assert type(theirs).__name__ == FAMILIES[family].ARCHITECTURE
+    assert type(theirs).__name__ == FAMILIES[family].ARCHITECTURES[0]
     ids = torch.randint(tokenizer.vocab_size, (3, 20), generator=torch.Generator().manual_seed(0))
     ours, others = model(ids).detach(), theirs(ids).logits.detach()
     assert ours.std() > 1  # so that the bound below is small beside the logits
@@ -110,7 +110,7 @@ def test_a_loaded_model_learns_in_place(family: str, tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         expected = before[name] - 0.1 * parameter.grad
         assert torch.equal(parameter, expected) or (parameter - expected).abs().max() < 1e-6, name
-    assert all(model.get_parameter(name) is model.get_parameter(owner) for name, owner in model.spec.ties)
+    assert all(model.get_parameter(name) is model.get_parameter(owner) for name, owner in model.ties)
 
 
 # --- there and back -------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_saving_twice_writes_the_same_bytes(family: str, tmp_path: Path) -> None
     assert digests(first) == digests(tmp_path / "again")
     ids = torch.arange(20)[None]
     assert torch.equal(model(ids), tokenized_model(family)[0](ids))
-    assert all(model.get_parameter(name) is model.get_parameter(owner) for name, owner in model.spec.ties)
+    assert all(model.get_parameter(name) is model.get_parameter(owner) for name, owner in model.ties)
     assert verified(first) == {}  # the manifest holds
 
 
@@ -167,7 +167,7 @@ def test_a_run_folder_is_its_model(tmp_path: Path) -> None:
 
 
 def test_the_context_is_what_the_config_says() -> None:
-    assert {context_length(tokenized_model(family)[0]) for family in FAMILIES} == {64}
+    assert {context_length(tokenized_model(family)[0]) for family in DECODERS} == {64}
     model, _ = tokenized_model("llama")
     del model.config["max_position_embeddings"]
     assert context_length(model) is None

@@ -122,7 +122,7 @@ def test_no_document_sees_another(config: dict[str, Any]) -> None:
     """d logits_i / d embedding_j is exactly 0 across documents and after i, and not 0 within one up to i."""
     batch, model = packed_batch(documents(6, 5, seed=4), 12), tiny_model(config)
     ctx = Context(positions_bt=batch.positions_bt, documents_bt=batch.documents_bt)
-    x = model.stem(batch.tokens_bt, ctx).detach().requires_grad_(True)
+    x = model.stem(batch.tokens_bt, ctx)[0].detach().requires_grad_(True)
     logits_btv = model.head(model.tower(x, ctx))
     assert batch.documents_bt is not None
     for row, place in np.ndindex(*batch.tokens_bt.shape):

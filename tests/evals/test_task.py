@@ -24,15 +24,14 @@ from hornbook.evals.task import (
     read_task,
     run_task,
 )  # fmt: skip
-from hornbook.families import FAMILIES
 from hornbook.generate.decode import prompt_ids
 from hornbook.model import TransformerModel
 from hornbook.text.chat import document
 from hornbook.text.tokenizer import Tokenizer
 from tests.reference import scoring
-from tests.reference.models import TEXTS, reciting_model, small_tokenizer, tokenized_model
+from tests.reference.models import DECODERS, TEXTS, reciting_model, small_tokenizer, tokenized_model
 
-families = pytest.mark.parametrize("family", sorted(FAMILIES))
+families = pytest.mark.parametrize("family", DECODERS)
 LONG = ["".join(TEXTS)[:300], "", "a", "你好<|end|>🙂", "The fox ran. " * 12]
 
 

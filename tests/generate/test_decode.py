@@ -13,14 +13,14 @@ import transformers
 
 from hornbook.checkpoint.pretrained import save
 from hornbook.errors import UserError
-from hornbook.families import FAMILIES, context_length
+from hornbook.families import context_length
 from hornbook.generate.decode import generate, prompt_ids, steps, stream
 from hornbook.generate.sampling import Sampling
 from hornbook.model import TransformerModel
 from hornbook.text.tokenizer import Tokenizer
-from tests.reference.models import reciting_model, small_tokenizer, tokenized_model
+from tests.reference.models import DECODERS, reciting_model, small_tokenizer, tokenized_model
 
-families = pytest.mark.parametrize("family", sorted(FAMILIES))
+families = pytest.mark.parametrize("family", DECODERS)
 PROMPTS = ["The baker met", "A fox", "", "Zoë paid 12 coins. 你好", "The miller had a sack of flour, and the", "x", "\n", "12"]
 WARM = Sampling(max_tokens=12, temperature=1.0, seed=3)
 

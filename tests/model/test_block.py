@@ -102,8 +102,13 @@ def test_layer_norm_and_rms_norm() -> None:
 FORMULAS = {
     "gelu": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
     "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "hardswish": lambda x: x * min(max(x + 3, 0.0), 6.0) / 6,
+    "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
     "relu": lambda x: max(x, 0.0),
+    "relu_squared": lambda x: max(x, 0.0) ** 2,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "silu": lambda x: x / (1 + math.exp(-x)),
+    "tanh": math.tanh,
 }
 
 
@@ -136,11 +141,11 @@ def test_a_token_stem_adds_learned_positions() -> None:
     tokens = torch.tensor([[3, 3, 10]])
     rows, places = stem.tokens.weight, stem.positions.weight
     expected = torch.stack([rows[3] + places[0], rows[3] + places[1], rows[10] + places[2]])
-    assert torch.equal(stem(tokens, CTX)[0], 2 * expected)
-    moved = stem(tokens, Context(positions_bt=torch.tensor([[5, 0, 7]])))[0]
+    assert torch.equal(stem(tokens, CTX)[0][0], 2 * expected)
+    moved = stem(tokens, Context(positions_bt=torch.tensor([[5, 0, 7]])))[0][0]
     assert torch.equal(moved, 2 * torch.stack([rows[3] + places[5], rows[3] + places[0], rows[10] + places[7]]))
     plain = TokenStem(vocab=11).build(DIM)
-    assert torch.equal(plain(tokens, CTX), plain.tokens.weight[tokens])
+    assert torch.equal(plain(tokens, CTX)[0], plain.tokens.weight[tokens])
 
 
 def test_forward_is_head_of_hidden() -> None:

@@ -8,21 +8,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hornbook.families import FAMILIES, build
+from hornbook.families import build
 from hornbook.model import Context, TransformerModel, initialize
-from tests.reference.models import small_config, small_model
+from tests.reference.models import DECODERS, small_config, small_model
 
-pytestmark = pytest.mark.parametrize("family", sorted(FAMILIES))
+pytestmark = pytest.mark.parametrize("family", DECODERS)
 VOCAB = 500
 # A wider shape than the small configs have, so that a spread is measured on thousands of numbers.
 WIDE = {
     "gpt2": {"n_embd": 128, "n_layer": 4},
-    **dict.fromkeys(("llama", "qwen3"), {"hidden_size": 128, "intermediate_size": 384, "head_dim": 32, "num_hidden_layers": 4}),
+    "bloom": {"hidden_size": 128, "n_layer": 4},
 }
+USUAL = {"hidden_size": 128, "intermediate_size": 384, "moe_intermediate_size": 384, "head_dim": 32, "num_hidden_layers": 4,
+         "layer_types": None, "use_sliding_window": False}  # fmt: skip
 
 
 def wide_model(family: str, seed: int = 0, std: float = 0.02) -> TransformerModel:
-    model = build(small_config(family, VOCAB, **WIDE[family]))
+    model = build(small_config(family, VOCAB, **WIDE.get(family, USUAL)))
     with torch.no_grad():
         for parameter in model.parameters():  # what initialize forgets stays visible
             parameter.fill_(math.nan)
@@ -40,26 +42,29 @@ def test_the_first_loss_is_that_of_a_guess(family: str) -> None:
 def test_spreads_as_measured(family: str, std: float) -> None:
     model, layers = wide_model(family, std=std), 4
     for name, parameter in ((name, value.detach()) for name, value in model.named_parameters()):
-        if name.endswith("bias"):
+        offset = family.startswith("gemma") and parameter.ndim == 1  # its norms scale by 1 + w
+        if name.endswith(("bias", "sinks")) or ".biases." in name or offset:
             assert (parameter == 0).all(), name
         elif parameter.ndim == 1:
             assert (parameter == 1).all(), name
         else:
-            writes = name.endswith((".o.weight", ".down.weight"))  # into the residual stream
+            writes = name.endswith((".o.weight", ".down.weight", ".down"))  # into the residual stream
             expected = std / math.sqrt(2 * layers) if writes else std
-            assert abs(float(parameter.std()) / expected - 1) < 0.03, name
+            assert abs(float(parameter.std()) / expected - 1) < 5 / math.sqrt(2 * parameter.numel()), name  # five standard errors
             assert abs(float(parameter.mean())) < 5 * expected / math.sqrt(parameter.numel()), name
 
 
 def test_the_streams_variance_does_not_grow_with_depth(family: str) -> None:
     """What the division by sqrt(2 * layers) is for: eight times the layers add no more to the stream."""
+    if family in ("gemma2", "gemma3_text", "olmo2"):
+        pytest.skip("a norm after each part gives it unit variance, whatever its weights")
     depth = {"gpt2": "n_layer"}.get(family, "num_hidden_layers")
     tokens = torch.randint(VOCAB, (4, 16), generator=torch.Generator().manual_seed(0))
     added = []
     for layers in (2, 16):
-        model = initialize(build(small_config(family, VOCAB, **{**WIDE[family], depth: layers})), 0)
+        model = initialize(build(small_config(family, VOCAB, **{**WIDE.get(family, USUAL), depth: layers})), 0)
         model.tower.norm = torch.nn.Identity()
-        added.append(float((model.hidden(tokens) - model.stem(tokens, Context())).detach().var()))
+        added.append(float((model.hidden(tokens) - model.stem(tokens, Context())[0]).detach().var()))
     assert added[1] < 2 * added[0]
 
 
@@ -69,7 +74,7 @@ def test_the_seed_alone_decides(family: str) -> None:
     torch.rand(17)
     again, other = wide_model(family).state_dict(), wide_model(family, seed=1).state_dict()
     assert all(torch.isfinite(value).all() and torch.equal(value, again[name]) for name, value in first.items())
-    assert all(not torch.equal(value, other[name]) for name, value in first.items() if value.ndim == 2)
+    assert all(not torch.equal(value, other[name]) for name, value in first.items() if value.ndim == 2 and ".biases." not in name)
 
 
 def test_drawing_weights_leaves_torchs_own_generator_alone(family: str) -> None:
@@ -89,9 +94,10 @@ def test_tied_weights_are_one_tensor(family: str) -> None:
     assigned.load_state_dict({name: value.clone() for name, value in built.state_dict().items()}, assign=True)
     assigned.tie()
     for model in (built, loaded, assigned, loaded.double(), small_model(family, **tie).bfloat16()):
-        for name, owner in model.spec.ties:
+        for name, owner in model.ties:
             assert model.get_parameter(name) is model.get_parameter(owner)
-        assert len(list(model.parameters())) == len(model.state_dict()) - len(model.spec.ties)
+        parameters = set(model.state_dict()) - {name for name, _ in model.named_buffers()}
+        assert len(list(model.parameters())) == len(parameters) - len(model.ties)
     untied = small_model(family, tie_word_embeddings=False)
     assert untied.get_parameter("head.out.weight") is not untied.get_parameter("stem.tokens.weight")
 

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from torch import nn
 
-from hornbook.families import FAMILIES as KNOWN
-from hornbook.families import build
+from hornbook.families import build, build_any
 from hornbook.optim.groups import parameter_groups
-from tests.reference.tiny import FAMILIES, LLAMA, TIED, tiny_model
+from tests.reference.published import CASES, Case, oracle, published
+from tests.reference.tiny import LLAMA, TIED, tiny_model
+
+families = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
 
-def test_every_family_is_looked_at() -> None:
-    assert {config["model_type"] for config in FAMILIES.values()} == set(KNOWN)
-
-
-@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
-def test_each_parameter_is_in_one_group(config: dict[str, Any]) -> None:
-    model = build(config)
+@families
+def test_each_parameter_is_in_one_group(case: Case) -> None:
+    model = build_any(published(oracle(case))[0])
     groups = parameter_groups(model)
     grouped = [*groups.matrices, *groups.embeddings, *groups.vectors]
     assert len({id(parameter) for parameter in grouped}) == len(grouped)
     assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in model.parameters()}
 
 
-@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
-def test_groups_are_what_their_names_say(config: dict[str, Any]) -> None:
-    """By the type of the layer that holds a parameter, where the groups go by shape and place."""
-    model = build(config)
+@families
+def test_groups_are_what_their_names_say(case: Case) -> None:
+    """By the name and type of the layer that holds a parameter."""
+    model = build_any(published(oracle(case))[0])
     groups, kind = parameter_groups(model), dict[int, str]()
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
-            outside = isinstance(module, nn.Embedding) or name == "head.out"
-            matrix = isinstance(module, nn.Linear) and parameter is module.weight
-            kind.setdefault(id(parameter), "embeddings" if outside else "matrices" if matrix else "vectors")
+            outside = isinstance(module, nn.Embedding) or name.startswith("head.") or "stem" in name
+            matrix = parameter.ndim == 3 or (isinstance(module, nn.Linear) and parameter is module.weight)
+            group = "vectors" if parameter.ndim < 2 else "embeddings" if outside else "matrices" if matrix else "vectors"
+            kind.setdefault(id(parameter), group)
     for group in ("matrices", "embeddings", "vectors"):
         assert {id(parameter) for parameter in getattr(groups, group)} == {key for key, value in kind.items() if value == group}
 

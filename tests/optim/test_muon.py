@@ -71,6 +71,16 @@ def test_steps_are_torchs_within_bfloat16() -> None:
         assert float((mine - other).detach().norm() / other.detach().norm()) < 0.02
 
 
+def test_a_stack_moves_as_its_matrices_do() -> None:
+    stack, apart = nn.Parameter(drawn((3, 4, 6), 1)), [nn.Parameter(matrix) for matrix in drawn((3, 4, 6), 1)]
+    stack.grad = drawn((3, 4, 6), 2)
+    for parameter, gradient in zip(apart, stack.grad, strict=True):
+        parameter.grad = gradient
+    Muon([stack], 0.1).step()
+    Muon(apart, 0.1).step()
+    assert torch.equal(stack.detach(), torch.stack([parameter.detach() for parameter in apart]))
+
+
 def test_only_what_has_a_gradient_moves() -> None:
     moved, still = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2, 3))
     optimizer = Muon([moved, still], 0.1)
@@ -81,5 +91,5 @@ def test_only_what_has_a_gradient_moves() -> None:
 
 
 def test_a_vector_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"matrices only.*\[3\]"):
+    with pytest.raises(ValueError, match=r"matrices and stacks.*\[3\]"):
         Muon([nn.Parameter(torch.zeros(3))], 0.1)

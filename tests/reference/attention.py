@@ -11,8 +11,17 @@ from torch import Tensor
 MaySee = Callable[[int, int, int], bool]  # batch row, query, key
 
 
-def weighted_values(q_bthk: Tensor, k_bsgk: Tensor, v_bsgk: Tensor, may_see: MaySee, scale: float | None = None) -> Tensor:
-    """softmax(q k^T * scale) v over the keys that each query may see; zeros where it sees none."""
+Change = Callable[[int, int, int, int, Tensor], Tensor]  # batch row, head, query, key, score
+
+
+def weighted_values(
+    q_bthk: Tensor, k_bsgk: Tensor, v_bsgk: Tensor, may_see: MaySee, scale: float | None = None, change: Change | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """softmax(q k^T * scale) v over the keys that each query may see; zeros where it sees none.
+
+    `change` turns a score into another; a head's sink is the score of one more key, whose value is zero.
+    """
     batch, length, heads, width = q_bthk.shape
     share = heads // k_bsgk.shape[2]  # query heads per key/value head
     scale = 1 / math.sqrt(width) if scale is None else scale
@@ -23,9 +32,13 @@ def weighted_values(q_bthk: Tensor, k_bsgk: Tensor, v_bsgk: Tensor, may_see: May
                 seen = [s for s in range(k_bsgk.shape[1]) if may_see(b, t, s)]
                 value = torch.zeros(width, dtype=q_bthk.dtype)
                 if seen:
-                    weights = [torch.exp(scale * (q_bthk[b, t, h] * k_bsgk[b, s, h // share]).sum()) for s in seen]
+                    scores = [scale * (q_bthk[b, t, h] * k_bsgk[b, s, h // share]).sum() for s in seen]
+                    if change is not None:
+                        scores = [change(b, h, t, s, score) for s, score in zip(seen, scores, strict=True)]
+                    weights = [torch.exp(score) for score in scores]
                     parts = [weight * v_bsgk[b, s, h // share] for weight, s in zip(weights, seen, strict=True)]
-                    value = torch.stack(parts).sum(0) / torch.stack(weights).sum()
+                    beside = torch.exp(sinks[h]) if sinks is not None else 0.0
+                    value = torch.stack(parts).sum(0) / (torch.stack(weights).sum() + beside)
                 rows.append(value)
     return torch.stack(rows).unflatten(0, (batch, length, heads))
 
@@ -42,6 +55,7 @@ def turned(x_bthk: Tensor, positions: Sequence[Sequence[int]], theta: float) -> 
 def attention_layer(
     weights: Mapping[str, Tensor], x: Tensor, heads: int, kv_heads: int, may_see: MaySee, *, theta: float | None = None,
     positions: Sequence[Sequence[int]] = (), norm_eps: float | None = None, scale: float | None = None,
+    change: Change | None = None,
 ) -> Tensor:  # fmt: skip
     """The whole layer from its weights by name; `norm_eps` where each head's queries and keys are RMS-normed."""
 
@@ -58,6 +72,6 @@ def attention_layer(
         )
     if theta is not None:
         q, k = turned(q, positions, theta), turned(k, positions, theta)
-    y = weighted_values(q, k, v, may_see, scale).reshape(*x.shape[:2], -1)
+    y = weighted_values(q, k, v, may_see, scale, change, weights.get("sinks")).reshape(*x.shape[:2], -1)
     y = torch.einsum("bto,do->btd", y, weights["o.weight"])
     return y + weights["o.bias"] if "o.bias" in weights else y
