@@ -57,6 +57,8 @@ PRE: dict[str, tuple[list[str], str | None, bool]] = {
     "gpt-2": ([PATTERNS["gpt2"]], None, False),
     "default": ([PATTERNS["gpt2"]], None, False),
     "smollm": ([r"\p{N}", PATTERNS["gpt2"]], None, False),
+    "smaug-bpe": ([PATTERNS["cl100k"]], None, False),
+    "stablelm2": ([PATTERNS["qwen2"]], None, False),
     "llama-bpe": ([PATTERNS["cl100k"]], None, True),
     "qwen2": ([PATTERNS["qwen2"]], "NFC", False),
 }
@@ -68,7 +70,7 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer
     file = read_gguf(path)
     config = published_config(file)
     names = ARCHITECTURES[config["model_type"]][1]
-    return config, {_renamed(names, name): _published(file, name, config) for name in file.stored}, gguf_tokenizer(file)
+    return config, {renamed(names, name): _published(file, name, config) for name in file.stored}, gguf_tokenizer(file)
 
 
 def published_config(file: Gguf) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _odd(file: Gguf, key: str, why: str) -> UserError:
     return UserError(f"{key!r} cannot be used", where=file.where, why=why, fix="choose another file, or convert the model again")
 
 
-def _renamed(names: Mapping[str, str], name: str) -> str:
+def renamed(names: Mapping[str, str], name: str) -> str:
     """A tensor's name in the other spelling; one that the table lacks stays, and the family's own table then refuses it."""
     layer = re.search(r"(?<=[.])\d+(?=[.])", name)
     stem, _, part = (name if layer is None else f"{name[: layer.start()]}{{i}}{name[layer.end() :]}").rpartition(".")
@@ -167,6 +169,8 @@ def gguf_tokenizer(file: Gguf) -> Tokenizer:
         raise _odd(file, "tokenizer.ggml.token_type", f"there are {len(tokens)} tokens, each once and each with a type")
     specials = {name: i for i, (name, kind) in enumerate(zip(tokens, types, strict=True)) if kind not in (NORMAL, BYTE)}
     ordinary = {name for name, i in specials.items() if types[i] == USER_DEFINED}
+    if any(not name.replace("▁", " ").strip() for name in ordinary):
+        raise _odd(file, "tokenizer.ggml.token_type", "it makes spaces tokens outside of the merges")
     settings = _settings(file, tokens, pre == "llama-bpe" or kind == "llama")
     if kind == "llama":
         scores, lead = file.metadata.get("tokenizer.ggml.scores"), file.metadata.get("tokenizer.ggml.add_space_prefix", True)

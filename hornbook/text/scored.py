@@ -35,8 +35,8 @@ class ScoredTokenizer(Tokenizer):
             raise UserError(
                 f"there are {len(pieces)} pieces and {len(scores)} scores", where=where, fix="use another tokenizer file"
             )
-        self.specials, self.normalizer = dict(specials), None
-        self._document, self._config, self._lead, self._scores = {}, dict(config), lead, list(map(float, scores))
+        self.specials, self.normalizer, self.patterns = dict(specials), None, ()
+        self.document, self._config, self._lead, self._scores = {}, dict(config), lead, list(map(float, scores))
         bytes_of = {i: bytes([int(found[1], 16)]) for i, piece in enumerate(pieces) if (found := BYTE.fullmatch(piece))}
         kept_apart = {*bytes_of, *specials.values()}
         self._id_of = {piece: i for i, piece in enumerate(pieces) if piece and i not in kept_apart}
@@ -89,6 +89,4 @@ class ScoredTokenizer(Tokenizer):
 
     def save(self, folder: str | Path, model_max_length: int | None = None) -> None:
         """Not possible yet: a published tokenizer.json has merges, and these are scores."""
-        raise UserError(
-            "a SentencePiece vocabulary cannot be written yet", where=str(folder), fix="keep the file that it was read from"
-        )
+        raise UserError("a SentencePiece vocabulary cannot be written yet", fix="keep the file that it was read from")

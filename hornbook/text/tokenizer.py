@@ -33,7 +33,7 @@ class Tokenizer:
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         """Read a parsed tokenizer.json and, where there is one, tokenizer_config.json; `where` names it in errors."""
         published = _Published(document, where)
-        self._document, self._config = document, dict(config or {})
+        self.document, self._config = document, dict(config or {})
         self.specials: Mapping[str, int] = published.specials
         self.normalizer = published.normalizer
         self._pieces, self._merges, self._whole = published.pieces, published.merges, published.whole
@@ -43,6 +43,7 @@ class Tokenizer:
         id_of = {piece: i for i, piece in enumerate(self._pieces) if piece}
         self._words = bpe.Words(id_of, self._merges, self._pieces, self._whole)
         self._split = Splitter(published.patterns)
+        self.patterns: Sequence[str] = self._split.patterns
 
     @classmethod
     def train(
@@ -108,13 +109,13 @@ class Tokenizer:
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
         """The ids that end a text or a turn, the configured one first; empty when there is none."""
-        names = dict.fromkeys([self._configured("eos_token"), *chat.PUBLISHED_ENDS])
+        names = dict.fromkeys([self.configured("eos_token"), *chat.PUBLISHED_ENDS])
         return tuple(self.specials[name] for name in names if name in self.specials)
 
     @cached_property
     def begin_ids(self) -> tuple[int, ...]:
         """The ids that stand before a document's text; empty when it begins at once."""
-        name = chat.BOS if chat.BOS in self.specials else self._configured("bos_token") if self._config.get("add_bos_token") else ""
+        name = chat.BOS if chat.BOS in self.specials else self.configured("bos_token") if self._config.get("add_bos_token") else ""
         return (self.specials[name],) if name in self.specials else ()
 
     def special(self, name: str) -> int:
@@ -165,7 +166,7 @@ class Tokenizer:
             template = {str(entry.get("name")): entry.get("template") for entry in template}.get("default")
         if not isinstance(template, str) or template == chat.JINJA:
             return chat.render(self, messages, prompt)
-        names = {name: self._configured(name) for name in ("bos_token", "eos_token")}
+        names = {name: self.configured(name) for name in ("bos_token", "eos_token")}
         return chat.render_published(self, template, names, messages, prompt)
 
     @cached_property
@@ -181,8 +182,16 @@ class Tokenizer:
 
         One difference is theirs: transformers reads special strings inside text as specials.
         """
-        folder = Path(folder)
+        folder, config = Path(folder), self.settings()
         folder.mkdir(parents=True, exist_ok=True)
+        if model_max_length is not None:
+            config["model_max_length"] = model_max_length
+        for name, content in (("tokenizer.json", self.document), ("tokenizer_config.json", config)):
+            text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+    def settings(self) -> dict[str, Any]:
+        """The tokenizer_config.json: what was read, and what follows from the special tokens."""
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if chat.BOS in self.specials:
             config["bos_token"] = chat.BOS
@@ -190,12 +199,7 @@ class Tokenizer:
             config["eos_token"] = next(name for name, i in self.specials.items() if i == self.end_ids[0])
         if self.specials.keys() >= set(chat.SPECIALS):
             config["chat_template"] = chat.JINJA
-        config |= self._config
-        if model_max_length is not None:
-            config["model_max_length"] = model_max_length
-        for name, content in (("tokenizer.json", self._document), ("tokenizer_config.json", config)):
-            text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+        return config | self._config
 
     def _checked(self, token: int) -> int:
         if not 0 <= token < len(self._pieces):
@@ -206,9 +210,9 @@ class Tokenizer:
             )
         return token
 
-    def _configured(self, name: str) -> str:
-        """A token named in tokenizer_config.json, where it is a string or an object with its content."""
-        value = self._config.get(name)
+    def configured(self, name: str, settings: Mapping[str, Any] | None = None) -> str:
+        """A token named in tokenizer_config.json, where it is a string or an object with its content; "" where there is none."""
+        value = (self._config if settings is None else settings).get(name)
         return str(value.get("content", "") if isinstance(value, dict) else value or "")
 
 

@@ -201,7 +201,7 @@ def test_every_length_and_any_flipped_byte_loads_or_is_an_error_of_ours(tmp_path
         path.write_bytes(data)
         with pytest.raises((DamagedError, UserError), match="hurt.gguf"):
             load(path)
-    for n in range(400):
+    for n in range(300):
         hurt = bytearray(raw)
         hurt[dice.choice(spots[n % 4])] ^= 1 << dice.randrange(8)
         path.write_bytes(hurt)
@@ -210,7 +210,7 @@ def test_every_length_and_any_flipped_byte_loads_or_is_an_error_of_ours(tmp_path
             loaded += 1
         except UserError as error:
             assert "hurt.gguf" in str(error) and "Fix:" in str(error)
-    assert 0 < loaded < 400
+    assert 0 < loaded < 300
 
 
 def changed(path: Path, name: str, value: bytes) -> Path:

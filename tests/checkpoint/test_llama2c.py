@@ -20,8 +20,8 @@ from hornbook.generate.decode import generate, stream
 from hornbook.generate.sampling import Sampling
 
 # What run.c says at temperature 0 after 200 steps: github.com/karpathy/llama2.c, test_all.py, expected_stdout.
-STORY = """Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red \
-ball. She wanted to play with it, but it was too high.
+STORY = """Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a \
+big, red ball. She wanted to play with it, but it was too high.
 Lily's mom said, "Lily, let's go to the park." Lily was sad and didn't know what to do. She said, "I want to play with your ball, \
 but I can't find it."
 Lily was sad and didn't know what to do. She said, "I'm sorry, Lily. I didn't know what to do."
@@ -111,11 +111,11 @@ def test_any_length_and_any_flipped_byte_loads_or_is_an_error_of_ours(stories: P
 def test_a_damaged_tokenizer_is_named(stories: Path) -> None:
     file, dice = stories.parent / "tok512.bin", random.Random(0)
     raw = file.read_bytes()
-    for size in [*range(60), *(dice.randrange(len(raw)) for _ in range(60))]:
+    for size in [*range(0, 60, 3), *(dice.randrange(len(raw)) for _ in range(20))]:
         file.write_bytes(raw[:size])
         with pytest.raises(DamagedError, match=r"tok512\.bin"):
             load(stories)
-    for _ in range(150):
+    for _ in range(60):
         hurt = bytearray(raw)
         hurt[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
         file.write_bytes(hurt)

@@ -79,7 +79,7 @@ def test_its_ids_are_those_of_transformers(
     # The published pre-tokenizer, from https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct: every digit, then GPT-2's.
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     steps = [{"type": "Digits", "individual_digits": True}, level]
-    document = {**ours._document, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
+    document = {**ours.document, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
     published = Theirs.from_str(json.dumps(document))
     texts = [*TEXTS, "x  12345\n\n  don't ½ ２３ ٣٤ naïve\t", (data_folder / "README.md").read_text(encoding="utf-8")]
     for text in texts:

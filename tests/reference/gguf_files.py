@@ -63,7 +63,7 @@ def write(path: Path, model: TransformerModel, tokenizer: Tokenizer, kind: str =
 
 
 def vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, pre: str) -> None:
-    model = tokenizer._document["model"]
+    model = tokenizer.document["model"]
     rows = {i: (text, 1) for text, i in model["vocab"].items()} | {i: (name, 3) for name, i in tokenizer.specials.items()}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)

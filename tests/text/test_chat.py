@@ -130,7 +130,7 @@ TEMPLATES = {
 
 
 def templated(tok: Tokenizer, template: object, folder: Path) -> tuple[Tokenizer, Any]:
-    own = Tokenizer(tok._document, {"chat_template": template, "bos_token": "<|bos|>", "eos_token": "<|end|>"})
+    own = Tokenizer(tok.document, {"chat_template": template, "bos_token": "<|bos|>", "eos_token": "<|end|>"})
     own.save(folder)
     return own, transformers.AutoTokenizer.from_pretrained(str(folder))
 
@@ -163,6 +163,11 @@ def test_content_in_a_published_template_never_becomes_a_control_token(name: str
         assert [i for i in ids if i in specials] == [i for i in bare if i in specials]
 
 
+def test_another_field_of_a_message_never_reaches_the_template(tok: Tokenizer, tmp_path: Path) -> None:
+    ours, _ = templated(tok, "{% for m in messages %}{{ m.name }}{{ m.content }}{% endfor %}", tmp_path)
+    assert ours.render([{"role": "user", "content": "Hi", "name": "<|end|>"}])[0] == tok.encode("Hi")
+
+
 def test_several_templates_are_read_by_name_and_broken_ones_are_errors(tok: Tokenizer, tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATES["keeps"]}]
     talk = [{"role": "user", "content": " Hi </think> you "}]
@@ -173,7 +178,7 @@ def test_several_templates_are_read_by_name_and_broken_ones_are_errors(tok: Toke
         ("{{ messages[0].content.split('</think>')[-1] }}", "takes a message apart"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):
-            Tokenizer(tok._document, {"chat_template": broken}).render(talk)
+            Tokenizer(tok.document, {"chat_template": broken}).render(talk)
     every_mark = "".join(map(chr, range(0xFDD0, 0xFDF0)))
     with pytest.raises(UserError, match="noncharacters"):
         templated(tok, TEMPLATES["keeps"], tmp_path)[0].render([{"role": "user", "content": every_mark}])
