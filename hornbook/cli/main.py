@@ -24,7 +24,7 @@ VERBS = {
     "eval": "score a model on a task or on held-out text",
     "generate": "continue a text",
     "chat": "talk to a model",
-    "export": "write a model as a folder that transformers opens",
+    "export": "write a model as a folder that transformers opens, or as GGUF",
     "verify": "prove the invariants on this machine",
 }
 

@@ -67,7 +67,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
     """Text as the beginning of a document; ids as they are."""
     if not isinstance(prompt, str):
         return list(prompt)
-    return [*([tokenizer.special("<|bos|>")] if "<|bos|>" in tokenizer.specials else []), *tokenizer.encode(prompt)]
+    return [*tokenizer.begin_ids, *tokenizer.encode(prompt)]
 
 
 @torch.inference_mode()

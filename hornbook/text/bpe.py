@@ -160,7 +160,7 @@ class Words(dict[str, tuple[int, ...]]):
 
     def __init__(self, id_of: Mapping[bytes, int], merges: Sequence[Pair], pieces: Sequence[bytes], whole: bool = False):
         self._id_of, self._whole = id_of, whole
-        self._byte_ids = [id_of[bytes([byte])] for byte in range(256)]
+        self._byte_ids = [id_of.get(bytes([byte]), EDGE) for byte in range(256)]
         self._merges = {pair: (rank, id_of[pieces[pair[0]] + pieces[pair[1]]]) for rank, pair in enumerate(merges)}
 
     def __missing__(self, word: str) -> tuple[int, ...]:
@@ -168,11 +168,20 @@ class Words(dict[str, tuple[int, ...]]):
         if self._whole and piece in self._id_of:
             ids: tuple[int, ...] = (self._id_of[piece],)
         else:
-            ids = self._merged([self._byte_ids[byte] for byte in piece])
+            ids = self._merged(self._bytes(piece))
         if len(word) <= CACHED_LENGTH:
             if len(self) >= CACHED_WORDS:
                 self.clear()
             self[word] = ids
+        return ids
+
+    def _bytes(self, piece: bytes) -> list[int]:
+        ids = [self._byte_ids[byte] for byte in piece]
+        if EDGE in ids:  # small published vocabularies leave out bytes that they never saw
+            raise UserError(
+                f"this vocabulary has no token for the byte {piece[ids.index(EDGE)]:#04x}", where=repr(piece.decode("utf-8")),
+                why="the text holds a character that the tokenizer's makers left out", fix="remove that character",
+            )  # fmt: skip
         return ids
 
     def _merged(self, ids: list[int]) -> tuple[int, ...]:

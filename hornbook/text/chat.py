@@ -3,13 +3,16 @@
 One idea: control tokens are written by the template alone. Content goes through `tok.encode`, which knows no special strings,
 so nothing that a user types can open or close a turn. A template is a function from messages to segments of ids, each marked
 as the assistant's own words or not; `JINJA` is the same template in the form that tokenizer_config.json carries.
+A published template is rendered with marks around every content, so that what it wrote and what it was given stay apart.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import UserError, near
 
@@ -72,6 +75,102 @@ def turns(tok: Tokenizer, messages: Sequence[Mapping[str, str]], prompt: bool) -
         yield Segment([*tok.encode(message["content"]), tok.special(END)], learn=message["role"] == "assistant")
     if prompt:
         yield Segment([tok.special(ROLES["assistant"])], learn=False)
+
+
+def render_published(
+    tok: Tokenizer, template: str, names: Mapping[str, str], messages: Sequence[Mapping[str, str]], prompt: bool
+) -> tuple[list[int], list[int]]:
+    """`render` by a published Jinja template; `names` are its bos_token and eos_token.
+
+    The ids are those of transformers, but that special strings inside a content stay text, and that no token reaches across the
+    beginning of an answer, where generation begins. The mask is 1 on the assistant's content and the end token right after it.
+    """
+    _check_messages(messages)
+    given, said, close = _marks([message["content"] for message in messages])
+
+    def rendered(lead: bool) -> str:
+        """With a mark on each side of every content, inside of its spaces, which a template may trim."""
+        turns = []
+        for message in messages:
+            content, mark = message["content"], said if message["role"] == "assistant" else given
+            core = content.strip()
+            start = content.index(core) if core else len(content)
+            before = content[:start] if lead or mark == given else ""
+            marked = f"{before}{mark}{core}{close}{content[start + len(core) :]}"
+            turns.append({"role": message["role"], "content": marked})  # and no other field, which would come in unmarked
+        return _jinja(template, {"messages": turns, "add_generation_prompt": prompt, **names})
+
+    pieces, without = rendered(lead=True).split(said), rendered(lead=False).split(said)
+    text = pieces[0]
+    for piece, less, after in zip(pieces, without, pieces[1:], strict=False):  # the spaces that begin an answer are part of it
+        kept = max(len(piece) - len(less), 0)
+        text = f"{text[: len(text) - kept]}{said}{text[len(text) - kept :]}{after}"
+    shape = re.sub(f"[^{given}{said}{close}]", "", text)
+    if len(pieces) != len(without) or re.fullmatch(f"(?:[{given}{said}]{close})*", shape) is None:
+        raise UserError(
+            "this tokenizer's chat template takes a message apart", where="chat_template",
+            why="what it wrote and what it was given cannot be told apart",
+            fix="leave marks such as <think> out of the messages",
+        )  # fmt: skip
+    ids: list[int] = []
+    mask: list[int] = []
+    for segment in _segments(tok, text, given, said, close):
+        ids += segment.ids
+        mask += [int(segment.learn)] * len(segment.ids)
+    return ids, mask
+
+
+def _marks(contents: Sequence[str]) -> list[str]:
+    """Three characters that stand in no content, out of those that Unicode keeps free of meaning for ever."""
+    free = [mark for mark in map(chr, range(0xFDD0, 0xFDF0)) if not any(mark in content for content in contents)]
+    if len(free) < 3:
+        raise UserError("the messages hold all the noncharacters of Unicode", where="messages", fix="remove U+FDD0 to U+FDEF")
+    return free[:3]
+
+
+def _segments(tok: Tokenizer, text: str, given: str, said: str, close: str) -> Iterator[Segment]:
+    """Plain text is encoded in the longest stretches that hold no special of the template's and no edge of an answer."""
+    specials = "|".join(map(re.escape, sorted(filter(None, tok.specials), key=len, reverse=True))) or "(?!)"
+    plain, learned = "", False
+    for part in re.split(f"({said}[^{close}]*{close}\\s*|{given}[^{close}]*{close}|{specials})", text):
+        special = part in tok.specials
+        if special or part.startswith(said):
+            yield Segment(tok.encode(plain), learn=False)
+            plain = ""
+        if special:
+            yield Segment([tok.specials[part]], learn=learned and tok.specials[part] in tok.end_ids)
+        elif part.startswith(said):
+            yield Segment(tok.encode(part[1:].replace(close, "")), learn=True)
+        else:
+            plain += part.strip(given + close)
+        learned = part.startswith(said) or (learned and not part)
+    yield Segment(tok.encode(plain), learn=False)
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # As transformers sets it up: https://huggingface.co/docs/transformers/chat_templating_writing
+    room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    room.globals["raise_exception"] = _raise
+    return room.from_string(template)
+
+
+def _raise(message: str) -> None:
+    raise ValueError(message)
+
+
+def _jinja(template: str, values: Mapping[str, Any]) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return str(_compiled(template).render(**values))
+    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        raise UserError(
+            "this tokenizer's chat template refuses these messages", where="chat_template", why=str(error),
+            fix="change the order or the roles of the messages, or use another template",
+        ) from error  # fmt: skip
 
 
 def _check_specials(tok: Tokenizer) -> None:

@@ -11,7 +11,7 @@ import codecs
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
@@ -33,7 +33,7 @@ class Tokenizer:
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         """Read a parsed tokenizer.json and, where there is one, tokenizer_config.json; `where` names it in errors."""
         published = _Published(document, where)
-        self._document, self._config = document, dict(config or {})
+        self.document, self._config = document, dict(config or {})
         self.specials: Mapping[str, int] = published.specials
         self.normalizer = published.normalizer
         self._pieces, self._merges, self._whole = published.pieces, published.merges, published.whole
@@ -43,6 +43,7 @@ class Tokenizer:
         id_of = {piece: i for i, piece in enumerate(self._pieces) if piece}
         self._words = bpe.Words(id_of, self._merges, self._pieces, self._whole)
         self._split = Splitter(published.patterns)
+        self.patterns: Sequence[str] = self._split.patterns
 
     @classmethod
     def train(
@@ -81,7 +82,10 @@ class Tokenizer:
                 why=f"it asks for {rows - 256} merges, and these documents allow {len(pieces) - 256}",
                 fix=f"give more text, or use vocab={len(pieces) + len(specials)} or less",
             )
-        return cls(_document(pieces, merges, splitter.patterns, specials))
+        spelled = [bpe.spell(piece) for piece in pieces]
+        pairs = [f"{spelled[left]} {spelled[right]}" for left, right in merges]
+        ids = {name: len(pieces) + n for n, name in enumerate(specials)}
+        return cls(byte_level({text: i for i, text in enumerate(spelled)}, pairs, splitter.patterns, ids))
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -105,8 +109,14 @@ class Tokenizer:
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
         """The ids that end a text or a turn, the configured one first; empty when there is none."""
-        names = dict.fromkeys([self._configured("eos_token"), *chat.PUBLISHED_ENDS])
+        names = dict.fromkeys([self.configured("eos_token"), *chat.PUBLISHED_ENDS])
         return tuple(self.specials[name] for name in names if name in self.specials)
+
+    @cached_property
+    def begin_ids(self) -> tuple[int, ...]:
+        """The ids that stand before a document's text; empty when it begins at once."""
+        name = chat.BOS if chat.BOS in self.specials else self.configured("bos_token") if self._config.get("add_bos_token") else ""
+        return (self.specials[name],) if name in self.specials else ()
 
     def special(self, name: str) -> int:
         """The id of a special token."""
@@ -150,8 +160,14 @@ class Tokenizer:
         return TextStream(self)
 
     def render(self, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> tuple[list[int], list[int]]:
-        """Turn a conversation into (ids, mask), see `chat.render`."""
-        return chat.render(self, messages, prompt)
+        """Turn a conversation into (ids, mask) by the published chat template, or by hornbook's own, see `chat`."""
+        template = self._config.get("chat_template")
+        if isinstance(template, list):  # several, each with a name
+            template = {str(entry.get("name")): entry.get("template") for entry in template}.get("default")
+        if not isinstance(template, str) or template == chat.JINJA:
+            return chat.render(self, messages, prompt)
+        names = {name: self.configured(name) for name in ("bos_token", "eos_token")}
+        return chat.render_published(self, template, names, messages, prompt)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,8 +182,16 @@ class Tokenizer:
 
         One difference is theirs: transformers reads special strings inside text as specials.
         """
-        folder = Path(folder)
+        folder, config = Path(folder), self.settings()
         folder.mkdir(parents=True, exist_ok=True)
+        if model_max_length is not None:
+            config["model_max_length"] = model_max_length
+        for name, content in (("tokenizer.json", self.document), ("tokenizer_config.json", config)):
+            text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+    def settings(self) -> dict[str, Any]:
+        """The tokenizer_config.json: what was read, and what follows from the special tokens."""
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if chat.BOS in self.specials:
             config["bos_token"] = chat.BOS
@@ -175,12 +199,7 @@ class Tokenizer:
             config["eos_token"] = next(name for name, i in self.specials.items() if i == self.end_ids[0])
         if self.specials.keys() >= set(chat.SPECIALS):
             config["chat_template"] = chat.JINJA
-        config |= self._config
-        if model_max_length is not None:
-            config["model_max_length"] = model_max_length
-        for name, content in (("tokenizer.json", self._document), ("tokenizer_config.json", config)):
-            text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+        return config | self._config
 
     def _checked(self, token: int) -> int:
         if not 0 <= token < len(self._pieces):
@@ -191,9 +210,9 @@ class Tokenizer:
             )
         return token
 
-    def _configured(self, name: str) -> str:
-        """A token named in tokenizer_config.json, where it is a string or an object with its content."""
-        value = self._config.get(name)
+    def configured(self, name: str, settings: Mapping[str, Any] | None = None) -> str:
+        """A token named in tokenizer_config.json, where it is a string or an object with its content; "" where there is none."""
+        value = (self._config if settings is None else settings).get(name)
         return str(value.get("content", "") if isinstance(value, dict) else value or "")
 
 
@@ -279,9 +298,6 @@ class _Published:
         rows = len(pieces)
         if rows != len(self.specials.keys() | vocab.keys()) or not all(i in pieces for i in range(rows)):
             self._refuse(f"the ids of its {len(vocab)} pieces and {len(self.specials)} added tokens are not 0, 1, 2, ...")
-        missing = {bytes([byte]) for byte in range(256)} - set(pieces.values())
-        if missing:
-            self._refuse(f"{len(missing)} of the 256 bytes have no piece, {min(missing)!r} for one")
         return [pieces[i] for i in range(rows)]
 
     def _read_merges(self, merges: list[str | list[str]]) -> list[tuple[int, int]]:
@@ -296,23 +312,32 @@ class _Published:
         return pairs
 
 
-def _document(
-    pieces: Sequence[bytes], merges: Sequence[tuple[int, int]], patterns: Sequence[str], specials: Sequence[str]
+def byte_level(
+    vocab: Mapping[str, int],
+    merges: Sequence[str],
+    patterns: Sequence[str],
+    specials: Mapping[str, int],
+    ordinary: Collection[str] = (),
+    normalizer: str | None = None,
+    whole: bool = False,
 ) -> dict[str, Any]:
-    """The tokenizer.json of a trained vocabulary."""
-    spelled = [bpe.spell(piece) for piece in pieces]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    """The tokenizer.json of a byte-level BPE whose pieces are spelled in visible characters.
+
+    `ordinary`: the specials that are text to a reader; `whole`: a word that is a piece is taken without asking the merges.
+    """
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [{"id": i, "content": name, **flags, "special": name not in ordinary} for name, i in specials.items()]
     splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    bytes_at_last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": len(pieces) + n, "content": name, **flags} for n, name in enumerate(specials)],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
+        "added_tokens": added,
+        "normalizer": None if normalizer is None else {"type": normalizer},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, bytes_at_last]},
         "post_processor": None,
-        "decoder": byte_level,
+        "decoder": bytes_at_last,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -321,9 +346,9 @@ def _document(
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {text: i for i, text in enumerate(spelled)},
-            "merges": [f"{spelled[left]} {spelled[right]}" for left, right in merges],
+            "ignore_merges": whole,
+            "vocab": dict(vocab),
+            "merges": list(merges),
         },
     }
 

@@ -87,7 +87,7 @@ def test_drawing_weights_leaves_torchs_own_generator_alone(family: str) -> None:
 def test_tied_weights_are_one_tensor(family: str) -> None:
     tie = {"tie_word_embeddings": True}
     built = small_model(family, **tie)
-    assert built.spec.ties
+    assert built.ties
     loaded = build(small_config(family, **tie))
     loaded.load_state_dict(built.state_dict())
     assigned = build(small_config(family, **tie))

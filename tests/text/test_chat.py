@@ -114,3 +114,71 @@ def test_a_tokenizer_without_turns_says_what_it_lacks() -> None:
     for call in (lambda: bare.render([{"role": "user", "content": "x"}]), lambda: chat.document(bare, "x")):
         with pytest.raises(UserError, match="<\\|bos\\|>, <\\|system\\|>"):
             call()
+
+
+# --- published templates --------------------------------------------------------------------------------------------------
+
+# After Llama 3's and ChatML's: one trims every content, one begins with a token, one drops the system's turn.
+TEMPLATES = {
+    "trims": "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n\n{{ m['content'] | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n\n{% endif %}",
+    "keeps": "{%- for m in messages %}\n  {{- '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}\n{%- endfor %}\n"
+    "{%- if add_generation_prompt %}\n    {{- '<|assistant|>\n' }}\n{%- endif %}",
+    "drops": "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.role }}: {{ m.content.lstrip('\n') }}"
+    "{{ eos_token if m.role == 'assistant' else '\n' }}{% endfor %}",
+}
+
+
+def templated(tok: Tokenizer, template: object, folder: Path) -> tuple[Tokenizer, Any]:
+    own = Tokenizer(tok.document, {"chat_template": template, "bos_token": "<|bos|>", "eos_token": "<|end|>"})
+    own.save(folder)
+    return own, transformers.AutoTokenizer.from_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_published_template_renders_as_transformers_does(name: str, tok: Tokenizer, tmp_path: Path) -> None:
+    ours, theirs = templated(tok, TEMPLATES[name], tmp_path)
+    for messages in conversations(200, seed=4, words=[*WORDS, "\n\n", " \t"]):
+        for prompt in (False, True):
+            expected = theirs.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
+            ids, mask = ours.render(messages, prompt)
+            trim = {"trims": str.strip, "keeps": str, "drops": lambda text: text.lstrip("\n")}[name]
+            answers = [trim(message["content"]) for message in messages if message["role"] == "assistant"]
+            assert ours.decode(ids) == theirs.decode(expected)
+            if name != "drops" and not any(
+                answer[:1].isspace() for answer in answers
+            ):  # ours cuts before an answer, where generation begins
+                assert ids == expected
+            spoken = [answer + "<|end|>" for answer in answers]
+            assert ours.decode(i for i, learn in zip(ids, mask, strict=True) if learn) == "".join(spoken)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_content_in_a_published_template_never_becomes_a_control_token(name: str, tok: Tokenizer, tmp_path: Path) -> None:
+    ours, _ = templated(tok, TEMPLATES[name], tmp_path)
+    specials = set(tok.specials.values())
+    for messages in conversations(300, seed=5, words=[*CONTROL, " ", "\n", "\ufdd0", "\ufdd1"]):
+        plain = [{**message, "content": "x"} for message in messages]
+        ids, bare = ours.render(messages)[0], ours.render(plain)[0]
+        assert [i for i in ids if i in specials] == [i for i in bare if i in specials]
+
+
+def test_another_field_of_a_message_never_reaches_the_template(tok: Tokenizer, tmp_path: Path) -> None:
+    ours, _ = templated(tok, "{% for m in messages %}{{ m.name }}{{ m.content }}{% endfor %}", tmp_path)
+    assert ours.render([{"role": "user", "content": "Hi", "name": "<|end|>"}])[0] == tok.encode("Hi")
+
+
+def test_several_templates_are_read_by_name_and_broken_ones_are_errors(tok: Tokenizer, tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATES["keeps"]}]
+    talk = [{"role": "user", "content": " Hi </think> you "}]
+    assert templated(tok, named, tmp_path)[0].render(talk) == templated(tok, TEMPLATES["keeps"], tmp_path)[0].render(talk)
+    for broken, says in (
+        ("{% for", "chat_template"), ("{{ raise_exception('no user') }}", "no user"), ("{{ messages.x.y }}", "no attribute"),
+        ("{{ messages[9]['content'] + 1 }}", "Fix:"), ("{{ ''.__class__.__mro__ }}", "unsafe"), ("{{ 1 // 0 }}", "zero"),
+        ("{{ messages[0].content.split('</think>')[-1] }}", "takes a message apart"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            Tokenizer(tok.document, {"chat_template": broken}).render(talk)
+    every_mark = "".join(map(chr, range(0xFDD0, 0xFDF0)))
+    with pytest.raises(UserError, match="noncharacters"):
+        templated(tok, TEMPLATES["keeps"], tmp_path)[0].render([{"role": "user", "content": every_mark}])

@@ -1,0 +1,124 @@
+"""GGUF out: read back equal, the same file as ggml's own writer makes, and transformers opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+import transformers
+
+import hornbook
+from hornbook.checkpoint.pretrained import load, save, save_gguf
+from hornbook.cli.main import run
+from hornbook.errors import UserError
+from hornbook.files import verified
+from hornbook.text.split import PATTERNS
+from hornbook.text.tokenizer import Tokenizer
+from tests.reference.gguf_files import NAMES, differences, write
+from tests.reference.models import TEXTS, tokenized_model
+
+every = pytest.mark.parametrize("family", sorted(NAMES))
+
+
+@every
+@pytest.mark.parametrize("tied", [True, False])
+def test_float32_comes_back_as_it_was(family: str, tied: bool, tmp_path: Path) -> None:
+    model, tokenizer = tokenized_model(family, tie_word_embeddings=tied)
+    save_gguf(model, tokenizer, tmp_path / "out")
+    back, same = hornbook.load(tmp_path / "out")
+    assert differences(model, back) == 0 and verified(tmp_path / "out") == {}
+    assert same.fingerprint == tokenizer.fingerprint and same.end_ids == tokenizer.end_ids and same.begin_ids == tokenizer.begin_ids
+    talk = [{"role": "user", "content": "Who? <|end|>"}, {"role": "assistant", "content": " The baker."}]
+    assert same.render(talk) == tokenizer.render(talk)
+    assert {key: value for key, value in back.config.items() if key in model.config} == {
+        key: value for key, value in model.config.items() if key in back.config
+    }
+
+
+@every
+def test_ggml_writes_the_same_tensors_and_metadata(family: str, tmp_path: Path) -> None:
+    model, tokenizer = tokenized_model(family)
+    save_gguf(model, tokenizer, tmp_path / "out", "f16")
+    ours = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
+    theirs = gguf.GGUFReader(write(tmp_path / "theirs.gguf", model, tokenizer, "F16", pre="smaug-bpe"))
+
+    def tensors(reader: Any) -> dict[str, Any]:
+        return {tensor.name: (tensor.tensor_type, tensor.data.tobytes()) for tensor in reader.tensors}
+
+    assert tensors(ours) == tensors(theirs)
+    for name, field in theirs.fields.items():
+        if not name.startswith("GGUF."):
+            assert ours.fields[name].contents() == field.contents(), name
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 127)])
+def test_a_rounded_weight_is_within_its_formats_bound(dtype: str, bound: float, tmp_path: Path) -> None:
+    """f16 and bf16: half a unit in the last place; q8_0: half a step of 1/127 of the block's largest, its scale in float16."""
+    model, tokenizer = tokenized_model("llama", intermediate_size=64)
+    save_gguf(model, tokenizer, tmp_path / "out", dtype)
+    back = load(tmp_path / "out")[0].state_dict()
+    for name, value in model.state_dict().items():
+        if value.ndim == 1:
+            assert torch.equal(value, back[name])
+        else:
+            size = value.unflatten(-1, (-1, 32)).abs().amax(-1, keepdim=True) if dtype == "q8_0" else value.abs()[..., None]
+            error = (value - back[name]).abs().reshape(size.shape[:-1] + (-1,))
+            assert (error <= size * bound * (0.55 if dtype == "q8_0" else 1) + 1e-7).all() and error.max() > 0, name
+
+
+def test_rows_that_no_block_fits_are_kept_in_float16(tmp_path: Path) -> None:
+    save_gguf(*tokenized_model("llama"), tmp_path / "out", "q8_0")
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors}
+    assert types["blk.0.ffn_down.weight"] == "F16" and types["blk.0.ffn_up.weight"] == "Q8_0"
+
+
+def test_transformers_opens_it_with_the_same_logits(tmp_path: Path) -> None:
+    model, tokenizer = tokenized_model("llama", attention_bias=False)
+    save_gguf(model, tokenizer, tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "out"), gguf_file="model.gguf").eval()
+    ids = torch.randint(tokenizer.vocab_size, (2, 20), generator=torch.Generator().manual_seed(0))
+    assert (model(ids) - theirs(ids).logits).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("split", ["gpt2", "cl100k", "qwen2", "digits"])
+def test_each_split_that_llama_cpp_knows_comes_back(split: str, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(TEXTS, vocab=300, split=split)
+    save_gguf(tokenized_model("llama")[0], tokenizer, tmp_path / "out")
+    assert load(tmp_path / "out")[1].fingerprint == tokenizer.fingerprint
+
+
+def test_the_verb_writes_either_and_reads_back_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokenizer = tokenized_model("qwen3")
+    save(model, tokenizer, tmp_path / "model")
+    assert run(["export", str(tmp_path / "model"), "--out", str(tmp_path / "g"), "--to", "gguf"]) == 0
+    assert run(["export", str(tmp_path / "g" / "model.gguf"), "--out", str(tmp_path / "h"), "--dtype", "bf16"]) == 0
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "h"))
+    assert theirs.dtype == torch.bfloat16 and theirs.config.rms_norm_eps == model.config["rms_norm_eps"]
+    assert run(["export", str(tmp_path / "model"), "--out", str(tmp_path / "no"), "--dtype", "q8_0"]) == 2
+    assert "Fix:   use --to gguf" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+def test_a_tokenizer_of_scores_is_refused_and_the_weights_are_not(data_folder: Path, tmp_path: Path) -> None:
+    model, scored = load(data_folder / "weights" / "stories260K" / "stories260K.bin")
+    for write_out in (save, save_gguf):
+        with pytest.raises(UserError, match="SentencePiece vocabulary cannot be written yet"):
+            write_out(model, scored, tmp_path / "out")
+        write_out(model, tokenized_model("llama")[1], tmp_path / write_out.__name__)
+        assert differences(model, load(tmp_path / write_out.__name__)[0]) == 0
+
+
+def test_what_gguf_cannot_say_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    model, _ = tokenized_model("llama")
+    for tokenizer, says in (
+        (Tokenizer.train(TEXTS, vocab=300, pattern=r"\w+|\W+"), "llama.cpp has no name"),
+        (Tokenizer.train(TEXTS, vocab=300, pattern=PATTERNS["o200k"]), "llama.cpp has no name"),
+    ):
+        with pytest.raises(UserError, match=says):
+            save_gguf(model, tokenizer, tmp_path / "out")
+    model.config["model_type"] = "unheard"
+    with pytest.raises(UserError, match="unheard"):
+        save_gguf(model, tokenizer, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
