@@ -10,10 +10,10 @@ import math
 from typing import Any
 
 FORMATS = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}  # bytes per weight, scales not counted
-MIXED, PLAIN = "mixed-precision AdamW", "fp32 AdamW"
+MIXED, PLAIN = "mixed_precision_adamw", "fp32_adamw"
 TRAINING = {
-    MIXED: {"weights": 2, "gradients": 2, "master weights": 4, "first moment": 4, "second moment": 4},
-    PLAIN: {"weights": 4, "gradients": 4, "first moment": 4, "second moment": 4},
+    MIXED: {"weights": 2, "gradients": 2, "master_weights": 4, "first_moment": 4, "second_moment": 4},
+    PLAIN: {"weights": 4, "gradients": 4, "first_moment": 4, "second_moment": 4},
 }
 
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from hornbook.model.mlp import MLPLayer
 
-OTHER = "norms and other"
-GROUPS = ("embedding", "attention", "feed-forward", "experts", OTHER, "head")
+OTHER = "norms_and_other"
+GROUPS = ("embedding", "attention", "feed_forward", "experts", OTHER, "head")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _owned(module: nn.Module, group: str) -> Iterator[tuple[nn.Parameter, str, f
     elif hasattr(module, "kv_shape"):
         group = "attention"
     elif isinstance(module, MLPLayer) or share is not None:
-        group = "feed-forward"
+        group = "feed_forward"
     for parameter in module.parameters(recurse=False):
         yield (parameter, group, 1.0) if share is None else (parameter, "experts", share)
     for child in module.children():

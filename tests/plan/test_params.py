@@ -20,7 +20,7 @@ from tests.reference.published_configs import PUBLISHED
 
 # Words in transformers' parameter names, in the order in which they are asked; what has none of them is a norm.
 WORDS = {
-    "embedding": ("wte", "wpe", "embed"), "head": ("lm_head",), "experts": ("experts",), "feed-forward": ("mlp",),
+    "embedding": ("wte", "wpe", "embed"), "head": ("lm_head",), "experts": ("experts",), "feed_forward": ("mlp",),
     "attention": ("_proj", "attn.c_"),
 }  # fmt: skip
 
@@ -58,7 +58,7 @@ def test_each_group_is_that_of_the_names_in_transformers(name: str) -> None:
     expected = dict.fromkeys(GROUPS, 0)
     for key, parameter in theirs(name).named_parameters():
         found = [group for group, words in WORDS.items() if any(word in key for word in words)]
-        expected[found[0] if found else "norms and other"] += parameter.numel()
+        expected[found[0] if found else "norms_and_other"] += parameter.numel()
     assert ours(name).groups == expected
 
 
@@ -105,7 +105,7 @@ class Toy(nn.Module):
 
 def test_experts_are_counted_by_the_share_that_a_token_uses() -> None:
     found = count(Toy())
-    expected = {"embedding": 27, "attention": 0, "feed-forward": 2 * (12 + 12), "experts": 2 * 60, "norms and other": 12, "head": 7}
+    expected = {"embedding": 27, "attention": 0, "feed_forward": 2 * (12 + 12), "experts": 2 * 60, "norms_and_other": 12, "head": 7}
     assert found.groups == expected
     assert (found.total, found.active, found.shared) == (214, 214 - 90, 21)
 
