@@ -25,6 +25,7 @@ VERBS = {
     "generate": "continue a text",
     "chat": "talk to a model",
     "plan": "count a model's parameters and bytes before there is one",
+    "plot": "draw activations, masks, rope, number formats, or a model's attention",
     "export": "write a model as a folder that transformers opens",
     "verify": "prove the invariants on this machine",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +15,6 @@ from hornbook.plan.memory import MIXED, PLAIN
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
-
-Size = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,73 +43,51 @@ def main(arguments: Sequence[str]) -> None:
 
 def parts(record: dict[str, Any]) -> Iterator[RenderableType]:
     """The record as tables and sentences, in the order of reading."""
-    found = record["parameters"]
+    found, training = record["parameters"], record["training"]
+    mixed, plain = training[MIXED], training[PLAIN]
     yield f"{record['asked']}: {found['total']:,} parameters{' (' + record['model_type'] + ')' if 'model_type' in record else ''}\n"
     if "groups" in found:
-        yield _groups(found)
+        rows = {name: many for name, many in found["groups"].items() if many} | {"total": found["total"]}
+        rows |= {"active_per_token": found["active"]} if found["active"] != found["total"] else {}
+        yield _table("Parameters", ("count", "share"), ((k, f"{v:,}", f"{v / found['total']:.2%}") for k, v in rows.items()))
         if found["tied"]:
-            yield f"The head is tied to the embedding: {found['tied']:,} weights serve both and are counted once, there."
+            yield f"Tied: {found['tied']:,} weights serve in two places, as embedding and head do, and are counted once."
         yield ""
-    yield _weights(record["weights"])
+    weights = ((name, *_three(size)) for name, size in record["weights"].items())
+    yield _table("Weights", ("bytes each", "GB (10^9)", "GiB (2^30)"), weights)
     yield "Scales of fp8, int8 and int4 weights are not counted.\n"
-    yield _training(record["training"])
-    yield _rule(record["training"])
+    items = ((name, *_three(size), *(_three(plain[name]) if name in plain else ("", "", ""))) for name, size in mixed.items())
+    yield _table("Training with AdamW: bytes per parameter, and their sum", ("mixed", "GB", "GiB", "fp32", "GB", "GiB"), items)
+    times = [recipe["total"]["bytes_each"] / recipe["weights"]["bytes_each"] for recipe in (plain, mixed)]
+    yield (
+        f'The rule of thumb "training is 4 times the weights": it is {times[0]:g} times fp32 weights in plain fp32, and '
+        f"{times[1]:g} times bf16 weights in mixed precision. Activations are not in it: they grow with the batch and its context."
+    )
     if "cache_bf16" in record:
         yield _cache(record["cache_bf16"])
     if "vocabulary" in record:
         yield f"\nVocabulary: {record['vocabulary']['explained']}"
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose first column names the rows; the others are numbers."""
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    table = Table("", title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, *cells in rows:
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 
-def _groups(found: dict[str, Any]) -> Table:
-    table, total = _table("Parameters", "", "count", "share"), found["total"]
-    rows = {name: many for name, many in found["groups"].items() if many} | {"total": total}
-    if found["active"] != total:
-        rows["active_per_token"] = found["active"]
-    for name, many in rows.items():
-        table.add_row(name.replace("_", " "), f"{many:,}", f"{many / total:.2%}")
-    return table
-
-
-def _weights(weights: dict[str, Size]) -> Table:
-    table = _table("Weights", "", "bytes each", "GB (10^9)", "GiB (2^30)")
-    for name, size in weights.items():
-        table.add_row(name, *_three(size))
-    return table
-
-
-def _training(training: dict[str, dict[str, Size]]) -> Table:
-    columns = [name for recipe in ("mixed", "fp32") for name in (recipe, "GB", "GiB")]
-    table = _table("Training with AdamW: bytes per parameter, and their sum", "", *columns)
-    for item in training[MIXED]:
-        cells = [_three(items[item]) if item in items else ("", "", "") for items in (training[MIXED], training[PLAIN])]
-        table.add_row(item.replace("_", " "), *cells[0], *cells[1])
-    return table
-
-
-def _three(size: Size) -> tuple[str, str, str]:
+def _three(size: dict[str, Any]) -> tuple[str, str, str]:
     return f"{size['bytes_each']:g}", f"{size['GB']:,.4g}", f"{size['GiB']:,.4g}"
 
 
-def _rule(training: dict[str, dict[str, Size]]) -> str:
-    mixed, plain = (training[name]["total"]["bytes_each"] / training[name]["weights"]["bytes_each"] for name in (MIXED, PLAIN))
-    return (
-        f'The rule of thumb "training is 4 times the weights": it is {plain:g} times fp32 weights in plain fp32, and {mixed:g} '
-        "times bf16 weights in mixed precision. Activations are not in it: they grow with the batch and its context.\n"
-    )
-
-
 def _cache(cache: dict[str, Any]) -> str:
-    begin = f"Cache: {cache['values_per_token']:,} keys and values per token, {cache['per_token']['bytes']:,} bytes in bf16"
+    begin = f"\nCache: {cache['values_per_token']:,} keys and values per token, {cache['per_token']['bytes']:,} bytes in bf16"
     if "context" not in cache:
         return f"{begin}."
     _, gb, gib = _three(cache["per_context"])

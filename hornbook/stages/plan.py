@@ -19,10 +19,11 @@ LARGEST = 10**18
 
 def planned(asked: str) -> dict[str, Any]:
     """What `asked` takes, as `hornbook plan --json` prints it."""
-    if not Path(asked).exists() and re.match(r"[+-]?\.?\d", asked) and "/" not in asked and not asked.endswith(".json"):
-        parameters = size_named(asked)
-        return {"asked": asked, "parameters": {"total": parameters}, **_bytes(parameters)}
-    return {"asked": asked, **_of_model(config_file(Path(asked)))}
+    path = Path(asked)
+    named = not path.exists() and re.match(r"[+-]?\.?\d", asked) and "/" not in asked and path.suffix != ".json"
+    found = {"parameters": {"total": size_named(asked)}} if named else _of_model(path)
+    total = found["parameters"]["total"]
+    return {"asked": asked, **found, "weights": memory.weights(total), "training": memory.training(total)}
 
 
 def size_named(words: str) -> int:
@@ -38,24 +39,14 @@ def size_named(words: str) -> int:
     return int(value)
 
 
-def _bytes(parameters: int) -> dict[str, Any]:
-    return {"weights": memory.weights(parameters), "training": memory.training(parameters)}
-
-
-def config_file(path: Path) -> Path:
-    """The config.json that `path` is, or that its model or run folder holds."""
-    from hornbook.checkpoint.pretrained import model_folder
-
-    return path if path.is_file() and path.suffix == ".json" else model_folder(path) / "config.json"
-
-
-def _of_model(file: Path) -> dict[str, Any]:
+def _of_model(path: Path) -> dict[str, Any]:
     import torch
 
-    from hornbook.checkpoint.pretrained import read_json
+    from hornbook.checkpoint.pretrained import model_folder, read_json
     from hornbook.families import FAMILIES, build, context_length
     from hornbook.plan.params import count
 
+    file = path if path.is_file() and path.suffix == ".json" else model_folder(path) / "config.json"
     config = read_json(file)
     if "model_type" not in config:
         raise UserError(
@@ -67,24 +58,21 @@ def _of_model(file: Path) -> dict[str, Any]:
     cache = {"values_per_token": found.cache_values, "per_token": memory.size(found.cache_values, memory.FORMATS["bf16"])}
     if context:
         cache |= {"context": context, "per_context": memory.size(found.cache_values * context, memory.FORMATS["bf16"])}
-    parameters = {"total": found.total, "active": found.active, "tied": found.shared, "groups": found.groups}
-    record = {"config": str(file), "model_type": config["model_type"], "parameters": parameters, "cache_bf16": cache}
-    return record | _bytes(found.total) | _vocabulary(file.parent, _rows(model))
+    return {
+        "config": str(file), "model_type": config["model_type"],
+        "parameters": {"total": found.total, "active": found.active, "tied": found.shared, "groups": found.groups},
+        "cache_bf16": cache, **_vocabulary(file.parent, model),
+    }  # fmt: skip
 
 
-def _rows(model: Any) -> int | None:
-    """The rows of the first embedding of tokens; None for a model that reads none."""
-    return next((len(value) for name, value in model.named_parameters() if name.endswith("stem.tokens.weight")), None)
-
-
-def _vocabulary(folder: Path, rows: int | None) -> dict[str, Any]:
-    """The embedding's rows beside the tokenizer's tokens, where a tokenizer.json lies beside the config."""
+def _vocabulary(folder: Path, model: Any) -> dict[str, Any]:
+    """The rows of the first embedding of tokens beside a tokenizer's, where the model has one and a tokenizer.json is there."""
     from hornbook.checkpoint.pretrained import read_json
     from hornbook.plan.vocabulary import vocabulary
 
+    rows = next((len(value) for name, value in model.named_parameters() if name.endswith("stem.tokens.weight")), None)
     file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if rows is None or not file.is_file():
         return {}
-    config = read_json(settings) if settings.is_file() else {}
-    found = vocabulary(rows, read_json(file), config, str(file))
-    return {"vocabulary": {**vars(found), "spare": found.spare, "explained": found.explained()}}
+    found = vocabulary(rows, read_json(file), read_json(settings) if settings.is_file() else {}, str(file))
+    return {"vocabulary": {**vars(found), "explained": found.explained()}}

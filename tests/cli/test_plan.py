@@ -58,7 +58,7 @@ def test_a_config_alone(here: Path, command: Command) -> None:
     folder = write(here / "gpt2", PUBLISHED["gpt2"].config)
     said = told(command, folder / "config.json")
     assert "124,439,808 parameters (gpt2)" in said and "embedding 39,383,808 31.65%" in said
-    assert "tied" in said and "36,864 bytes in bf16" in said and "for 1,024 tokens" in said
+    assert "Tied: 38,597,376 weights" in said and "36,864 bytes in bf16" in said and "for 1,024 tokens" in said
     assert "Vocabulary" not in said
     record, alone = (json.loads(command("plan", path, "--json").out) for path in (folder, folder / "config.json"))
     assert record | {"asked": ""} == alone | {"asked": ""}
