@@ -67,7 +67,8 @@ def _seal(folder: Path, about: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     record = json.loads(json.dumps({"about": about, "files": files}))  # as a reader will see it
-    _write_synced(folder / MANIFEST, json.dumps(record | {"digest": digest(record)}, indent=1, ensure_ascii=False) + "\n")
+    sealed = json.dumps(record | {"digest": digest(record)}, indent=1, ensure_ascii=False) + "\n"
+    _write_synced(folder / MANIFEST, sealed.encode("utf-8"))
     _sync_folder(folder)
 
 
@@ -120,11 +121,16 @@ def verified(folder: Path) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step."""
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
         try:
-            _write_synced(temporary, text)
+            _write_synced(temporary, content)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -178,9 +184,9 @@ def held(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

@@ -25,7 +25,7 @@ _MARKED = 40  # a series of at most this many points shows each of them as a dot
 
 # Name: (light, dark). Blue, vermilion, green and purple in Okabe and Ito's hues, which stay apart for color-blind readers,
 # shifted until each is readable as text on `paper` and `raised` (WCAG AA).
-_PALETTE = {
+PALETTE = {
     "paper": ("#ffffff", "#14171b"), "raised": ("#f4f5f7", "#1e2329"), "ink": ("#1b1f24", "#e8eaed"),
     "quiet": ("#57606a", "#a4adb8"), "edge": ("#d5dae1", "#3a424c"),
     "c0": ("#0067a6", "#6db8f0"), "c1": ("#a84300", "#f2a263"), "c2": ("#00725a", "#4fcba5"), "c3": ("#8c3a70", "#e3a0cc"),
@@ -153,7 +153,7 @@ def page(title: str, sections: Iterable[Html], subtitle: object = "") -> str:
     links = [element("a", Html(name), href=f"#{anchor}") for anchor, name in titles]
     header = element("header", element("h1", title), element("p", subtitle, class_="quiet") if subtitle else "",
                      element("nav", *links, aria_label="Sections") if len(links) > 1 else "")  # fmt: skip
-    light, dark = (";".join(f"--{name}:{pair[scheme]}" for name, pair in _PALETTE.items()) for scheme in (0, 1))
+    light, dark = (";".join(f"--{name}:{pair[scheme]}" for name, pair in PALETTE.items()) for scheme in (0, 1))
     colors = "".join(f".c{i}{{--c:var(--c{i})}}" for i in range(_COLORS))
     tints = "".join(f".t{i}{{background:var(--t{i})}}" for i in range(_TINTS))
     style = f":root{{color-scheme:light dark;{light}}}\n@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{_STYLE}"

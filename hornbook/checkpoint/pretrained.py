@@ -85,7 +85,7 @@ def model_folder(path: Path) -> Path:
 
 def load_model(folder: Path) -> TransformerModel:
     """The model of a published folder, ready to answer, in the precision of its weights. Every misfit is an error that names it."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     families.family(config, str(folder / "config.json"))  # before the weights are read
     return assembled(config, _published(folder), str(folder))
 
@@ -122,13 +122,14 @@ def _weight_files(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return ["model.safetensors"]
-    places = _read_json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise UserError("the index of the weights names no files", where=str(index), fix="copy or export the model again")
     return sorted(set(places.values()))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a model's file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -24,6 +24,8 @@ VERBS = {
     "eval": "score a model on a task or on held-out text",
     "generate": "continue a text",
     "chat": "talk to a model",
+    "plan": "count a model's parameters and bytes before there is one",
+    "plot": "draw activations, masks, rope, number formats, or a model's attention",
     "export": "write a model as a folder that transformers opens, or as GGUF",
     "verify": "prove the invariants on this machine",
 }

@@ -41,6 +41,8 @@ FAMILIES: dict[str, ModuleType] = {
     "phi3": phi3, "qwen2": qwen2, "qwen2_moe": qwen2_moe, "qwen3": qwen3, "qwen3_moe": qwen3_moe, "roberta": roberta,
     "speech_ctc": speech, "t5": t5, "vit": vit,
 }  # fmt: skip
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+MOST_LAYERS = 10_000  # a spec is made for each
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 
 
@@ -54,6 +56,9 @@ def family(config: Mapping[str, Any], where: str = "config.json") -> ModuleType:
 
 def build_any(config: Mapping[str, Any], where: str = "config.json") -> Model:
     """A model of the config's shape, its weights not yet set. A missing or impossible field is a `UserError` that names it."""
+    deepest = max((value for key in LAYER_KEYS if isinstance(value := config.get(key), int)), default=0)
+    if deepest > MOST_LAYERS:
+        raise UserError(f"a model of {deepest} layers", where=where, why=f"no more than {MOST_LAYERS} are built", fix="correct it")
     try:
         spec: Transformer | Seq2Seq = family(config, where).spec(config)
         model = spec.build()

@@ -1,0 +1,1 @@
+"""What acts on a built model from outside, through hooks and replaced modules, so that no layer knows of it."""

@@ -1,0 +1,55 @@
+"""What goes on inside a model: within a `with`, each call of the model fills a dict by the names of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hornbook.model.attention import AttentionLayer, attention_weights
+from hornbook.model.block import BlockLayer
+from hornbook.model.spec import Context
+
+
+@contextmanager
+def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yield a dict that the last call of the model leaves filled: each attention layer's weights (B, H, T, S), by its name.
+
+    The model answers as without; a call with a cache, which a second reading would change, is a `ValueError`.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, AttentionLayer)]
+    with _kept(layers, lambda layer, given, found: _weights(layer, *given)) as maps:
+        yield maps
+
+
+@contextmanager
+def hidden_states(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yield a dict that the last call of the model leaves filled: x (B, T, D) after the stem and after each block, by name."""
+    blocks = [(name, module) for name, module in model.named_modules() if name.endswith("stem") or isinstance(module, BlockLayer)]
+    with _kept(
+        blocks, lambda block, given, x: (x[0] if isinstance(x, tuple) else x).detach()
+    ) as states:  # a stem may give (x, ctx)
+        yield states
+
+
+@contextmanager
+def _kept(modules: Iterable[tuple[str, nn.Module]], what: Callable[[Any, Any, Any], Tensor]) -> Iterator[dict[str, Tensor]]:
+    """`what` of each call of each module, by name."""
+    found: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for name, module in modules:
+            hook = module.register_forward_hook(lambda *call, name=name: found.update({name: what(*call)}))
+            stack.callback(hook.remove)
+        yield found
+
+
+@torch.no_grad()
+def _weights(layer: AttentionLayer, x: Tensor, ctx: Context) -> Tensor:
+    """The layer's weights (B, H, T, S) in this call."""
+    if ctx.cache is not None:
+        raise ValueError("attention maps are read without a cache: a second reading would change it")
+    q_bthk, k_bsgk, _, how = layer.looks(x, ctx)
+    return attention_weights(q_bthk, k_bsgk, how)
