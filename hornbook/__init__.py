@@ -13,22 +13,22 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from hornbook.batch import Batch, Loss
     from hornbook.checkpoint.pretrained import load, save
-    from hornbook.generate.decode import Completion, generate
-    from hornbook.generate.sampling import Sampling
+    from hornbook.generation.decode import Completion, generate
+    from hornbook.generation.sampling import Sampling
     from hornbook.model.spec import Context
     from hornbook.text.tokenizer import Tokenizer
     from hornbook.train.loop import TrainState, fit
 
 _HOMES = {
     "Batch": "hornbook.batch",
-    "Completion": "hornbook.generate.decode",
+    "Completion": "hornbook.generation.decode",
     "Context": "hornbook.model.spec",
     "Loss": "hornbook.batch",
-    "Sampling": "hornbook.generate.sampling",
+    "Sampling": "hornbook.generation.sampling",
     "Tokenizer": "hornbook.text.tokenizer",
     "TrainState": "hornbook.train.loop",
     "fit": "hornbook.train.loop",
-    "generate": "hornbook.generate.decode",
+    "generate": "hornbook.generation.decode",
     "load": "hornbook.checkpoint.pretrained",
     "save": "hornbook.checkpoint.pretrained",
 }

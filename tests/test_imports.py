@@ -42,3 +42,14 @@ def test_every_public_name_can_be_had() -> None:
     assert "torch" in loaded_by(code)
     wrong = subprocess.run([sys.executable, "-c", "import hornbook; hornbook.lode"], capture_output=True, text=True, timeout=60)
     assert "AttributeError: module 'hornbook' has no attribute 'lode'" in wrong.stderr
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    """A subpackage becomes an attribute of its package once it is imported: it may not be called as a public function is."""
+    walk = (
+        "import importlib, pkgutil, types, hornbook\n"
+        "for found in pkgutil.walk_packages(hornbook.__path__, 'hornbook.'): importlib.import_module(found.name)\n"
+        "taken = [name for name in hornbook.__all__ if isinstance(getattr(hornbook, name), types.ModuleType)]\n"
+        "assert not taken, taken"
+    )
+    loaded_by(walk)

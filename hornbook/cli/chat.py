@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> None:
     settings = parse(Chat, "chat", arguments)
     from hornbook.checkpoint.pretrained import load
     from hornbook.cli.generate import checked
-    from hornbook.generate.decode import stream
-    from hornbook.generate.sampling import Sampling
+    from hornbook.generation.decode import stream
+    from hornbook.generation.sampling import Sampling
     from hornbook.ranks import choose_device
 
     device, sampling = choose_device(settings.device), checked(Sampling, settings)

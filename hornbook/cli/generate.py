@@ -35,8 +35,8 @@ class Generate:
 def main(arguments: Sequence[str]) -> None:
     settings = parse(Generate, "generate", arguments)
     from hornbook.checkpoint.pretrained import load
-    from hornbook.generate.decode import generate
-    from hornbook.generate.sampling import Sampling
+    from hornbook.generation.decode import generate
+    from hornbook.generation.sampling import Sampling
     from hornbook.ranks import choose_device
 
     if settings.n < 1:

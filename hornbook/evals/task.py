@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from hornbook.batch import IGNORE
 from hornbook.errors import UserError
 from hornbook.evals.score import ratio, wilson
-from hornbook.generate.decode import generate, prompt_ids
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.decode import generate, prompt_ids
+from hornbook.generation.sampling import Sampling
 from hornbook.model import TransformerModel
 from hornbook.text.chat import document
 from hornbook.text.tokenizer import Tokenizer

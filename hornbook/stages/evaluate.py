@@ -14,8 +14,8 @@ from hornbook.data.town import Town
 from hornbook.evals.task import Score, bits_per_byte, exact_match
 from hornbook.families import context_length
 from hornbook.files import written_folder
-from hornbook.generate.decode import generate
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.decode import generate
+from hornbook.generation.sampling import Sampling
 from hornbook.model import TransformerModel
 from hornbook.stages.corpus import saved_documents, saved_rows
 from hornbook.stages.keep import kept, lineage

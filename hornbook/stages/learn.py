@@ -19,8 +19,8 @@ from hornbook.data.shards import read_ids
 from hornbook.errors import UserError
 from hornbook.evals.task import bits_per_byte
 from hornbook.files import append_line, digest, read_lines, written_folder
-from hornbook.generate.decode import generate
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.decode import generate
+from hornbook.generation.sampling import Sampling
 from hornbook.model import TransformerModel, initialize
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay

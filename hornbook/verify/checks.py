@@ -12,9 +12,9 @@ from hornbook.batch import Batch
 from hornbook.checkpoint.pretrained import load, save
 from hornbook.data.batches import moved
 from hornbook.data.packing import pack
-from hornbook.generate.cache import DenseCache
-from hornbook.generate.decode import generate
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.cache import DenseCache
+from hornbook.generation.decode import generate
+from hornbook.generation.sampling import Sampling
 from hornbook.model import Context
 from hornbook.train.objective import causal_lm
 from hornbook.verify import runs, town

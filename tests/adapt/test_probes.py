@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hornbook.adapt.probes import attention_maps, hidden_states
-from hornbook.generate.cache import DenseCache
+from hornbook.generation.cache import DenseCache
 from hornbook.model import Context
 from hornbook.model.attention import AttentionLayer
 from tests.reference.models import DECODERS, small_model

@@ -19,8 +19,8 @@ from hornbook.checkpoint.gguf import TYPES, read_gguf
 from hornbook.checkpoint.gguf_model import PRE, gguf_tokenizer, halved, paired
 from hornbook.checkpoint.pretrained import load
 from hornbook.errors import DamagedError, UserError
-from hornbook.generate.decode import generate
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.decode import generate
+from hornbook.generation.sampling import Sampling
 from tests.reference.gguf_files import NAMES, differences, permuted, write
 from tests.reference.models import TEXTS, tokenized_model
 

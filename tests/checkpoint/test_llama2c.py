@@ -16,8 +16,8 @@ import transformers
 import hornbook
 from hornbook.checkpoint.pretrained import load
 from hornbook.errors import DamagedError, UserError
-from hornbook.generate.decode import generate, stream
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.decode import generate, stream
+from hornbook.generation.sampling import Sampling
 
 # What run.c says at temperature 0 after 200 steps: github.com/karpathy/llama2.c, test_all.py, expected_stdout.
 STORY = """Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a \

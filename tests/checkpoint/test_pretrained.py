@@ -19,8 +19,8 @@ from hornbook.checkpoint.pretrained import load, load_model, model_folder, save
 from hornbook.errors import DamagedError, UserError
 from hornbook.families import FAMILIES, context_length
 from hornbook.files import verified
-from hornbook.generate.decode import generate
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.decode import generate
+from hornbook.generation.sampling import Sampling
 from tests.reference.models import DECODERS, TEXTS, small_config, tokenized_model
 
 PICKLING = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer as Theirs
 import hornbook
 from hornbook.checkpoint import pretrained
 from hornbook.errors import UserError
-from hornbook.generate.decode import generate
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.decode import generate
+from hornbook.generation.sampling import Sampling
 from hornbook.model import TransformerModel
 from hornbook.text.tokenizer import Tokenizer
 from tests.reference.models import TEXTS

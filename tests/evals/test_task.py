@@ -24,7 +24,7 @@ from hornbook.evals.task import (
     read_task,
     run_task,
 )  # fmt: skip
-from hornbook.generate.decode import prompt_ids
+from hornbook.generation.decode import prompt_ids
 from hornbook.model import TransformerModel
 from hornbook.text.chat import document
 from hornbook.text.tokenizer import Tokenizer

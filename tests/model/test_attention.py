@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hornbook.generate.cache import DenseCache
+from hornbook.generation.cache import DenseCache
 from hornbook.model import ALiBi, Attention, BucketBias, Context, PerHead, RMSNorm, Rope, Tower
 from hornbook.model.attention import AttentionLayer, Scores, attend, attention_weights
 from hornbook.model.bias import slopes

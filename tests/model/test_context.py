@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from hornbook.generate.cache import DenseCache
+from hornbook.generation.cache import DenseCache
 from hornbook.model import Context, Rope, TransformerModel
 from tests.reference.models import CONFIGS, DECODERS, small_model
 

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from hornbook.families import FAMILIES, build
-from hornbook.generate.cache import DenseCache
+from hornbook.generation.cache import DenseCache
 from hornbook.model import Context
 from hornbook.plan import memory
 from hornbook.plan.params import GROUPS, Parameters, count

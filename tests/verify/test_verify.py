@@ -95,7 +95,7 @@ def with_specials(tokenizer: Tokenizer, text: str) -> list[int]:
 # What is broken, how, and the check that has to notice.
 SABOTAGE: dict[str, tuple[str, Any]] = {
     "tokenizer": ("hornbook.text.tokenizer.Tokenizer.encode", with_specials),
-    "cached = full": ("hornbook.generate.cache.DenseCache.update", lambda self, layer, k, v, positions: (k, v, positions)),
+    "cached = full": ("hornbook.generation.cache.DenseCache.update", lambda self, layer, k, v, positions: (k, v, positions)),
     "packed = separate": ("hornbook.train.objective.Context", lambda **given: Context(positions_bt=given["positions_bt"])),
     "accumulated = one batch": ("hornbook.verify.runs.causal_lm", mean_of_means),
     "first loss": ("hornbook.verify.tiny.initialize", lambda model, seed: model),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from hornbook.generate.sampling import Sampling, choose, keep_top_k, keep_top_p
+from hornbook.generation.sampling import Sampling, choose, keep_top_k, keep_top_p
 
 VOCAB = 40
 

@@ -14,8 +14,8 @@ import transformers
 from hornbook.checkpoint.pretrained import save
 from hornbook.errors import UserError
 from hornbook.families import context_length
-from hornbook.generate.decode import generate, prompt_ids, steps, stream
-from hornbook.generate.sampling import Sampling
+from hornbook.generation.decode import generate, prompt_ids, steps, stream
+from hornbook.generation.sampling import Sampling
 from hornbook.model import TransformerModel
 from hornbook.text.tokenizer import Tokenizer
 from tests.reference.models import DECODERS, reciting_model, small_tokenizer, tokenized_model

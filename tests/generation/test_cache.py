@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hornbook.generate.cache import DenseCache
+from hornbook.generation.cache import DenseCache
 
 
 def call(length: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

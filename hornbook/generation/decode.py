@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hornbook.errors import UserError
 from hornbook.families import context_length
-from hornbook.generate.cache import DenseCache
-from hornbook.generate.sampling import Sampling, choose
+from hornbook.generation.cache import DenseCache
+from hornbook.generation.sampling import Sampling, choose
 from hornbook.model import Context, TransformerModel
 from hornbook.text.tokenizer import Tokenizer
 
