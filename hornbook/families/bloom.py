@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hornbook.families.fields import Config, architecture, fixed, tied
+from hornbook.families.fields import Config, architecture, either, fixed, tied
 from hornbook.families.weights import Alias, Table, both, per_head, rule
 from hornbook.model import MLP, ALiBi, Attention, Block, LayerNorm, LMHead, Residual, TokenStem, Tower, Transformer
 
@@ -11,7 +11,7 @@ THEIRS, OURS = "transformer.h.{i}.", "tower.blocks.{i}."
 
 
 def weights(config: Config) -> Table:
-    heads = per_head(config.get("n_head") or config["num_attention_heads"])
+    heads = per_head(either(config, "n_head", "num_attention_heads"))
     return (
         Alias(r"^(word_embeddings|word_embeddings_layernorm|h|ln_f)\.", r"transformer.\1."),  # as BigScience's upload spells them
         rule("transformer.word_embeddings.weight", "stem.tokens.weight"),
@@ -30,7 +30,7 @@ def weights(config: Config) -> Table:
 def spec(config: Config) -> Transformer:
     fixed(config, apply_residual_connection_post_layernorm=False)
     architecture(config, ARCHITECTURES)
-    dim, heads = config.get("hidden_size") or config["n_embed"], config.get("n_head") or config["num_attention_heads"]
+    dim, heads = either(config, "hidden_size", "n_embed"), either(config, "n_head", "num_attention_heads")
     norm, dropout = LayerNorm(config["layer_norm_epsilon"]), config.get("hidden_dropout") or 0.0
     attention = Attention(
         heads=heads, head_dim=dim // heads, bias=ALiBi(), qkv_bias=True, out_bias=True,
@@ -41,7 +41,7 @@ def spec(config: Config) -> Transformer:
     )
     return Transformer(
         stem=TokenStem(vocab=config["vocab_size"], norm=norm),
-        tower=Tower(dim, (block,) * (config.get("n_layer") or config["num_hidden_layers"]), norm),
+        tower=Tower(dim, (block,) * (either(config, "n_layer", "num_hidden_layers")), norm),
         head=LMHead(vocab=config["vocab_size"]),
         ties=tied(config, default=True),
     )

@@ -36,8 +36,14 @@ def architecture(config: Config, known: Sequence[str]) -> str:
     return str(names[0])
 
 
-def head_dim(config: Config) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+def either(config: Config, name: str, other: str) -> Any:
+    """A field that published configs spell in two ways."""
+    return config[other] if name not in config and other in config else config[name]
+
+
+def head_dim(config: Config, default: int | None = None) -> int:
+    """`default`: what the family's published configs may leave out; None, an even share of the width."""
+    return int(config.get("head_dim", default) or config["hidden_size"] // config["num_attention_heads"])
 
 
 def labels(config: Config) -> int:
@@ -49,9 +55,9 @@ def tied(config: Config, default: bool = False, owner: str = "stem.tokens.weight
     return (("head.out.weight", owner),) if config.get("tie_word_embeddings", default) else ()
 
 
-def windows(config: Config, everywhere: bool = False) -> list[int | None]:
+def windows(config: Config, everywhere: bool = False, default: int | None = None) -> list[int | None]:
     """Each layer's window, by `layer_types` where the config lists them; else all layers' own, or none's."""
-    layers, window = config["num_hidden_layers"], config.get("sliding_window") or None
+    layers, window = config["num_hidden_layers"], config.get("sliding_window", default) or None
     kinds = config.get("layer_types")
     if kinds is None:
         return [window if everywhere else None] * layers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hornbook.families import llama
-from hornbook.families.fields import Config, architecture, head_dim, rope, tied, windows
+from hornbook.families.fields import Config, architecture, either, head_dim, rope, tied, windows
 from hornbook.families.weights import ALTERNATE, ALTERNATE_TRANSPOSED, TRANSPOSED, Table, both, rule
 from hornbook.model import Attention, Block, GatedMLP, LMHead, MoE, Residual, RMSNorm, TokenStem, TopK, Tower, Transformer
 
@@ -29,10 +29,11 @@ def weights(config: Config) -> Table:
 
 def spec(config: Config) -> Transformer:
     architecture(config, ARCHITECTURES)
-    norm, width, layers = RMSNorm(config["rms_norm_eps"]), head_dim(config), range(config["num_hidden_layers"])
+    norm, width, layers = RMSNorm(config["rms_norm_eps"]), head_dim(config, 64), range(config["num_hidden_layers"])
     bias = bool(config.get("attention_bias", True))
+    scaled = {**config, "rope_parameters": either(config, "rope_parameters", "rope_scaling")}
     attention = Attention(
-        heads=config["num_attention_heads"], kv_heads=config["num_key_value_heads"], head_dim=width, rope=rope(config, width),
+        heads=config["num_attention_heads"], kv_heads=config["num_key_value_heads"], head_dim=width, rope=rope(scaled, width),
         sinks=True, qkv_bias=bias, out_bias=bias, dropout=config.get("attention_dropout") or 0.0,
     )  # fmt: skip
     expert = GatedMLP(config["intermediate_size"], "quick_gelu", bias=True, limit=config.get("swiglu_limit", 7.0))

@@ -49,9 +49,7 @@ def llama_like(
     ffn: Callable[[int], Spec] | None = None, windows: Sequence[int | None] = (),
 ) -> Transformer:  # fmt: skip
     """The shape that Llama and its children share; what differs comes as an option. `ffn(layer)`: None, the dense one."""
-    norm, heads, width, layers = RMSNorm(config["rms_norm_eps"]), config["num_attention_heads"], head_dim(config), range(
-        config["num_hidden_layers"]
-    )  # fmt: skip
+    norm, heads, width = RMSNorm(config["rms_norm_eps"]), config["num_attention_heads"], head_dim(config)
     attention = Attention(
         heads=heads, kv_heads=config.get("num_key_value_heads") or heads, head_dim=width, rope=rope(config, width), qk_norm=qk_norm,
         qkv_bias=qkv_bias, out_bias=out_bias, dropout=config.get("attention_dropout") or 0.0,
@@ -62,7 +60,7 @@ def llama_like(
             attn=Residual(replace(attention, window=windows[layer] if windows else None), pre=norm, dropout=dropout),
             ffn=Residual(ffn(layer) if ffn else dense(config), pre=norm, dropout=dropout),
         )
-        for layer in layers
+        for layer in range(config["num_hidden_layers"])
     )
     return Transformer(
         stem=TokenStem(vocab=config["vocab_size"], dropout=config.get("embd_pdrop") or 0.0),

@@ -12,4 +12,4 @@ weights = llama.weights
 
 def spec(config: Config) -> Transformer:
     architecture(config, ARCHITECTURES)
-    return llama.llama_like(config, windows=windows(config, everywhere=True))
+    return llama.llama_like(config, windows=windows(config, everywhere=True, default=4096))

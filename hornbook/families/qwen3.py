@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hornbook.families import llama, qwen2
-from hornbook.families.fields import Config, architecture
+from hornbook.families.fields import Config, architecture, head_dim
 from hornbook.families.weights import Table
 from hornbook.model import PerHead, RMSNorm, Transformer
 
@@ -17,4 +17,5 @@ def weights(config: Config) -> Table:
 def spec(config: Config) -> Transformer:
     architecture(config, ARCHITECTURES)
     bias, norm = bool(config.get("attention_bias")), PerHead(RMSNorm(config["rms_norm_eps"]))
+    config = {**config, "head_dim": head_dim(config, 128)}
     return llama.llama_like(config, qkv_bias=bias, out_bias=bias, qk_norm=norm, windows=qwen2.layer_windows(config))

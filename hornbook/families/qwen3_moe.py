@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hornbook.families import llama, qwen2_moe, qwen3
-from hornbook.families.fields import Config, act, architecture
+from hornbook.families.fields import Config, act, architecture, either
 from hornbook.families.weights import Table
 from hornbook.model import GatedMLP, MoE, PerHead, RMSNorm, Spec, Transformer
 
@@ -17,7 +17,7 @@ def weights(config: Config) -> Table:
 def spec(config: Config) -> Transformer:
     architecture(config, ARCHITECTURES)
     expert = GatedMLP(config["moe_intermediate_size"], act(config["hidden_act"]))
-    experts = config.get("num_experts") or config["num_local_experts"]
+    experts = either(config, "num_experts", "num_local_experts")
     moe = MoE(expert=expert, experts=experts, router=qwen2_moe.router(config, False))
     bias, norm = bool(config.get("attention_bias")), PerHead(RMSNorm(config["rms_norm_eps"]))
     window = config.get("sliding_window") if config.get("use_sliding_window") else None

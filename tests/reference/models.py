@@ -51,7 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mistral": {**LLAMA, "sliding_window": 7},
     "mixtral": {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo2": LLAMA,
-    "phi3": {**LLAMA, "sliding_window": None},
+    "phi3": {**LLAMA, "sliding_window": None, "pad_token_id": 0},
     "qwen2": {**LLAMA, **SLIDING, "use_sliding_window": True},
     "qwen2_moe": {**LLAMA, **MOE, "shared_expert_intermediate_size": 24},
     "qwen3": {**LLAMA, "attention_bias": False, "tie_word_embeddings": True},

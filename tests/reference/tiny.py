@@ -23,7 +23,7 @@ TIED = {**LLAMA, "tie_word_embeddings": True}
 QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 8}
 GPT2 = {
     "model_type": "gpt2", "vocab_size": VOCAB, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 4,
-    "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "resid_pdrop": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0,
 }  # fmt: skip
 FAMILIES = {"llama": LLAMA, "llama-tied": TIED, "qwen3": QWEN3, "gpt2": GPT2}
 
