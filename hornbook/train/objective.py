@@ -10,7 +10,8 @@ from hornbook.model import Context, TransformerModel
 
 def causal_lm(model: TransformerModel, batch: Batch) -> Loss:
     """Next-token cross-entropy in nats: -sum log p(target | tokens so far)."""
-    ctx = Context(positions_bt=batch.positions_bt, documents_bt=batch.documents_bt)
+    count = (batch.targets_bt != IGNORE).sum()
+    ctx = Context(positions_bt=batch.positions_bt, documents_bt=batch.documents_bt, aux_scale=count)
     logits_btv = model(batch.tokens_bt, ctx)
     total = F.cross_entropy(logits_btv.flatten(0, 1), batch.targets_bt.flatten(), ignore_index=IGNORE, reduction="sum")
-    return Loss(total, (batch.targets_bt != IGNORE).sum())
+    return Loss(total, count)
