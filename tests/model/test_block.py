@@ -10,8 +10,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hornbook.model import MLP, Block, Context, GatedMLP, LayerNorm, LMHead, Residual, RMSNorm, TokenStem, Tower, Transformer
+from hornbook.model import (
+    MLP,
+    Block,
+    Chunked,
+    Context,
+    GatedMLP,
+    LayerNorm,
+    LMHead,
+    Residual,
+    RMSNorm,
+    TokenStem,
+    Tower,
+    Transformer,
+)
 from hornbook.model.mlp import ACTIVATIONS
+from tests.reference.live import LiveBytes
 
 DIM = 6
 CTX = Context()
@@ -157,3 +171,35 @@ def test_forward_is_head_of_hidden() -> None:
     weights = model.state_dict()
     expected = hidden @ weights["head.out.weight"].T + weights["head.out.bias"]
     assert (model(tokens) - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("op", [MLP(64), GatedMLP(64)])
+def test_a_chunked_feed_forward_is_the_whole_one_in_less_memory(op: MLP | GatedMLP) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 12, DIM, dtype=torch.float64, requires_grad=True)
+    whole = op.build(DIM).double()
+    peaks = {}
+    for size in (1, 2, 3, 5, 12, 100):
+        chunked = Chunked(op, size).build(DIM).double()
+        chunked.op.load_state_dict(whole.state_dict())
+        assert (chunked(x, CTX) - whole(x, CTX)).abs().max() < 1e-14
+        ours, theirs = (torch.autograd.grad(layer(x, CTX).square().sum(), x)[0] for layer in (chunked, whole))
+        assert (ours - theirs).abs().max() < 1e-12
+        with torch.no_grad(), LiveBytes() as live:
+            chunked(x, CTX)
+        peaks[size] = live.peak
+    assert peaks[1] < peaks[3] < peaks[12] == peaks[100] and peaks[1] < peaks[12] / 3
+    with pytest.raises(ValueError, match="size must be at least 1: 0"):
+        Chunked(op, 0)
+
+
+def test_dropout_is_of_training_alone_and_keeps_the_mean() -> None:
+    x = stream()
+    for spec in (Residual(Times(2), dropout=0.5), Residual(MLP(32, dropout=0.5)), Residual(GatedMLP(32, dropout=0.5))):
+        torch.manual_seed(0)
+        layer = spec.build(DIM).double()
+        plain = layer.eval()(x, CTX)
+        layer.train()
+        drawn = torch.stack([layer(x, CTX) for _ in range(2000)]).detach()
+        assert drawn.std(0).min() > 0
+        assert ((drawn.mean(0) - plain).abs() / (drawn.std(0) / 2000**0.5)).max() < 5
