@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
@@ -16,16 +16,17 @@ from hornbook.errors import UserError
 
 @dataclass(frozen=True)
 class Generate:
-    """Continue a text with a model; temperature 0 takes the likeliest token each time."""
+    """Continue a text with a model."""
 
     model: Annotated[str, tyro.conf.Positional]
     """A model folder or a run folder."""
     prompt: str = ""
     max_tokens: int = 100
-    temperature: float = 0.0
+    temperature: float | None = None
+    """0 takes the likeliest token each time. Left out: 1 where --top-k, --top-p or -n ask for draws, else 0."""
     top_k: int | None = None
     top_p: float | None = None
-    n: int = 1
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """How many texts, each with its own draws."""
     seed: int = 0
     device: str = "auto"
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str]) -> None:
 
     if settings.n < 1:
         raise UserError(f"n must be at least 1: {settings.n}", where="--n", fix="leave it out for one text")
+    if settings.temperature is None:
+        draws = settings.n > 1 or settings.top_k is not None or settings.top_p is not None
+        settings = replace(settings, temperature=1.0 if draws else 0.0)
     device, sampling = choose_device(settings.device), checked(Sampling, settings)
     print(f"device: {device}", file=sys.stderr)
     model, tokenizer = load(settings.model)

@@ -58,7 +58,10 @@ def test_the_town_from_nothing_to_a_model_and_again(here: Path, command: Command
 def talk(run: Path, command: Command) -> None:
     """The finished run answers, continues, is scored and is exported."""
     assert command("chat", run, "--ask", "Where does Tom live?", "--max-tokens", 5).code == 0
-    rows = command("generate", run, "--prompt", "The", "--n", 2, "--temperature", 1, "--max-tokens", 5, "--json").out.splitlines()
+    asked = ("generate", run, "--prompt", "The", "--max-tokens", 5, "--json")
+    rows = command(*asked, "-n", 2, "--temperature", 1).out.splitlines()
+    assert command(*asked, "--n", 2).out.splitlines() == rows  # more than one asks for draws
+    assert command(*asked).out == command(*asked, "--temperature", 0).out
     assert [json.loads(row)["prompt"] for row in rows] == ["The", "The"]
     score = json.loads(command("eval", run, "--text", "prose.txt", "--json").out)
     assert 0 < score["value"] < 16
