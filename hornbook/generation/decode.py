@@ -80,7 +80,7 @@ def steps(
     """
     device = next(model.parameters()).device
     longest, limit = max(map(len, prompts)), context_length(model)
-    _check(prompts, longest, limit)
+    _check(prompts, longest, limit, model.stem.get_parameter("tokens.weight").shape[0])
     rooms = [sampling.max_tokens if limit is None else min(sampling.max_tokens, limit - len(ids) + 1) for ids in prompts]
     names, cache = list(names), DenseCache(longest + max(rooms))
     generators = [torch.Generator().manual_seed(_seed(sampling.seed, name)) for name in names]
@@ -122,11 +122,17 @@ def _left_padded(prompts: Sequence[Sequence[int]], longest: int, device: torch.d
     return tokens_bt.to(device), positions_bt.to(device), padding_bs.to(device)
 
 
-def _check(prompts: Sequence[Sequence[int]], longest: int, limit: int | None) -> None:
+def _check(prompts: Sequence[Sequence[int]], longest: int, limit: int | None, rows: int) -> None:
     if any(len(ids) == 0 for ids in prompts):
         raise UserError(
             "a prompt must hold at least one token", where="prompt", fix="write something, or use a model with a begin token"
         )
+    outside = next((token for ids in prompts for token in ids if not 0 <= token < rows), None)
+    if outside is not None:
+        raise UserError(
+            f"token {outside} is outside the model's vocabulary", where="prompt", why=f"the embedding has rows 0 to {rows - 1}",
+            fix="use the tokenizer that belongs to the model",
+        )  # fmt: skip
     if limit is not None and longest > limit:
         raise UserError(
             f"the prompt has {longest} tokens and the model reads at most {limit}",

@@ -52,6 +52,8 @@ class TokenStemLayer(nn.Module):
         if self.types is not None:
             x = x + (self.types.weight[0] if ctx.types_bt is None else self.types(ctx.types_bt))
         if self.positions is not None:
+            if ctx.positions_bt is None and x.shape[1] > (spec.positions or 0):
+                raise ValueError(f"the model reads at most {spec.positions} tokens at a time: {x.shape[1]}")
             x = x + self.positions(places_bt + spec.position_offset)
         if spec.sinusoidal:
             x = x + sinusoids(places_bt, x.shape[-1]).to(x.dtype)

@@ -217,3 +217,10 @@ def test_generation_leaves_no_gradients_and_no_mode_changed() -> None:
     model.train()
     generate(model, tokenizer, ["The"], Sampling(max_tokens=2))
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("token", [-1, 300, 10**9])
+def test_a_token_outside_the_vocabulary_is_named(token: int) -> None:
+    model, tokenizer = tokenized_model("llama")
+    with pytest.raises(UserError, match=f"token {token} is outside(.|\n)*rows 0 to 299(.|\n)*Fix:"):
+        generate(model, tokenizer, [[1, token, 2]])

@@ -158,6 +158,8 @@ def test_a_token_stem_adds_learned_positions() -> None:
     assert torch.equal(stem(tokens, CTX)[0][0], 2 * expected)
     moved = stem(tokens, Context(positions_bt=torch.tensor([[5, 0, 7]])))[0][0]
     assert torch.equal(moved, 2 * torch.stack([rows[3] + places[5], rows[3] + places[0], rows[10] + places[7]]))
+    with pytest.raises(ValueError, match="at most 8 tokens at a time: 9"):
+        stem(torch.zeros(1, 9, dtype=torch.long), CTX)
     plain = TokenStem(vocab=11).build(DIM)
     assert torch.equal(plain(tokens, CTX)[0], plain.tokens.weight[tokens])
 
