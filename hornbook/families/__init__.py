@@ -64,7 +64,13 @@ def build_any(config: Mapping[str, Any], where: str = "config.json") -> Model:
         model = spec.build()
     except KeyError as error:
         raise UserError(f"the model's config has no field {error.args[0]!r}", where=where, fix="add it") from error
-    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:  # RuntimeError: torch's, of a negative size
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        ZeroDivisionError,
+        RuntimeError,
+    ) as error:  # RuntimeError: torch's, of a negative size
         if isinstance(error, UserError):
             raise
         raise UserError("the model's config has an impossible value", where=where, why=str(error), fix="correct it") from error

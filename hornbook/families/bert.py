@@ -2,108 +2,41 @@
 
 from __future__ import annotations
 
-from hornbook.families.fields import Config, act, architecture, fixed, labels, tied
+from hornbook.families import encoders
+from hornbook.families.fields import Config, architecture
 from hornbook.families.weights import Alias, Rule, Table, both, rule
-from hornbook.model import (
-    MLP,
-    Attention,
-    Block,
-    ClassHead,
-    LayerNorm,
-    MLMHead,
-    Residual,
-    Spec,
-    TagHead,
-    TokenStem,
-    Tower,
-    Transformer,
-)
+from hornbook.model import Transformer
 
 KINDS = ("MaskedLM", "Model", "SequenceClassification", "TokenClassification", "QuestionAnswering")
 ARCHITECTURES = tuple(f"Bert{'' if kind == 'Model' else 'For'}{kind}" for kind in KINDS)
-THEIRS, OURS = "encoder.layer.{i}.", "tower.blocks.{i}."
-
-
-def encoder_rules(prefix: str) -> tuple[Rule, ...]:
-    """Stem and layers, as BERT and RoBERTa publish them behind a prefix."""
-    stem, layer = prefix + "embeddings.", prefix + THEIRS
-    names = (("word", "tokens"), ("position", "positions"), ("token_type", "types"))
-    return (
-        *(rule(f"{stem}{theirs}_embeddings.weight", f"stem.{ours}.weight") for theirs, ours in names),
-        *both(stem + "LayerNorm", "stem.norm"),
-        rule(stem + "position_ids"),
-        *(row for x in ("query", "key", "value") for row in both(f"{layer}attention.self.{x}", OURS + f"attn.op.{x[0]}")),
-        *both(layer + "attention.output.dense", OURS + "attn.op.o"),
-        *both(layer + "attention.output.LayerNorm", OURS + "attn.outer"),
-        *both(layer + "intermediate.dense", OURS + "ffn.op.up"),
-        *both(layer + "output.dense", OURS + "ffn.op.down"),
-        *both(layer + "output.LayerNorm", OURS + "ffn.outer"),
-    )
+MASKED = (
+    rule("cls.predictions.bias", "head.out.bias"),
+    rule("cls.predictions.decoder.weight", "head.out.weight"),
+    rule("cls.predictions.decoder.bias"),  # the same as cls.predictions.bias
+    *both("cls.predictions.transform.dense", "head.dense"),
+    *both("cls.predictions.transform.LayerNorm", "head.norm"),
+    *both("cls.seq_relationship"),  # of next-sentence prediction
+)
 
 
 def weights(config: Config) -> Table:
-    kind = architecture(config, ARCHITECTURES)
-    prefix = "" if kind == "BertModel" else "bert."
-    masked, pooled = kind == "BertForMaskedLM", kind in ("BertModel", "BertForSequenceClassification")
+    kind = KINDS[ARCHITECTURES.index(architecture(config, ARCHITECTURES))]
+    bare, pooled = kind == "Model", kind in ("Model", "SequenceClassification")
+    prefix = "" if bare else "bert."
     heads: dict[str, tuple[Rule, ...]] = {
-        "BertForMaskedLM": (
-            rule("cls.predictions.bias", "head.out.bias"),
-            rule("cls.predictions.decoder.weight", "head.out.weight"),
-            rule("cls.predictions.decoder.bias"),  # the same as cls.predictions.bias
-            *both("cls.predictions.transform.dense", "head.dense"),
-            *both("cls.predictions.transform.LayerNorm", "head.norm"),
-            *both("cls.seq_relationship"),  # of next-sentence prediction
-        ),
-        "BertForQuestionAnswering": both("qa_outputs", "head.out"),
+        "MaskedLM": MASKED,
+        "Model": tuple(rule(row.theirs) for row in MASKED),  # a file of the whole pretrained model serves the bare encoder too
+        "QuestionAnswering": both("qa_outputs", "head.out"),
     }
-    head = heads.get(kind, both("classifier", "head.out"))
-    pooler = both(prefix + "pooler.dense", *(("head.dense",) if pooled else ()))
-    older = (Alias(r"\.gamma$", ".weight"), Alias(r"\.beta$", ".bias"))
-    # Files of the whole pretrained model serve the bare encoder too, and the other way round.
-    bare = (
-        (Alias(r"^bert\.", ""), rule("cls.{i}"))
-        if kind == "BertModel"
-        else (Alias(r"^(embeddings|encoder|pooler)\.", r"bert.\1."),)
+    return (
+        Alias(r"\.gamma$", ".weight"),  # as the first uploads spell a norm's
+        Alias(r"\.beta$", ".bias"),
+        Alias(r"^bert\.", "") if bare else Alias(r"^(embeddings|encoder|pooler)\.", r"bert.\1."),
+        *encoders.encoder_rules(prefix),
+        *heads.get(kind, both("classifier", "head.out")),
+        *both(prefix + "pooler.dense", *(("head.dense",) if pooled else ())),
     )
-    return (*older, *bare, *encoder_rules(prefix), *head, *(pooler if pooled or masked else ()))
-
-
-def head(config: Config, kind: str, first_act: str = "tanh") -> Spec:
-    """The head of a kind of encoder; `first_act` is the pooler's activation."""
-    dropout = config.get("classifier_dropout")
-    dropout = config.get("hidden_dropout_prob", 0.1) if dropout is None else dropout
-    if kind == "MaskedLM":
-        return MLMHead(vocab=config["vocab_size"], norm=LayerNorm(config["layer_norm_eps"]), act=act(config["hidden_act"]))
-    if kind == "Model":
-        return ClassHead(classes=None, act=first_act)
-    if kind == "SequenceClassification":
-        return ClassHead(classes=labels(config), act=first_act, dropout=dropout)
-    return TagHead(
-        classes=2 if kind == "QuestionAnswering" else labels(config), dropout=dropout if kind != "QuestionAnswering" else 0.0
-    )
-
-
-def encoder_like(config: Config, kind: str, position_offset: int = 0) -> Transformer:
-    """BERT's encoder with the head of a kind; `position_offset` rows of the table of positions are not used."""
-    fixed(config, is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
-    dim, heads, norm = config["hidden_size"], config["num_attention_heads"], LayerNorm(config["layer_norm_eps"])
-    dropout, rows = config.get("hidden_dropout_prob", 0.1), config["max_position_embeddings"]
-    attention = Attention(
-        heads=heads, head_dim=dim // heads, causal=False, qkv_bias=True, out_bias=True,
-        dropout=config.get("attention_probs_dropout_prob", 0.1),
-    )  # fmt: skip
-    ffn = MLP(config["intermediate_size"], act(config["hidden_act"]))
-    block = Block(attn=Residual(attention, outer=norm, dropout=dropout), ffn=Residual(ffn, outer=norm, dropout=dropout))
-    return Transformer(
-        stem=TokenStem(
-            vocab=config["vocab_size"], positions=rows - position_offset, position_offset=position_offset,
-            types=config.get("type_vocab_size", 2), norm=norm, dropout=dropout,
-        ),
-        tower=Tower(dim, (block,) * config["num_hidden_layers"]),
-        head=head(config, kind),
-        ties=tied(config, default=True) if kind == "MaskedLM" else (),
-    )  # fmt: skip
 
 
 def spec(config: Config) -> Transformer:
-    return encoder_like(config, KINDS[ARCHITECTURES.index(architecture(config, ARCHITECTURES))])
+    return encoders.encoder_like(config, KINDS[ARCHITECTURES.index(architecture(config, ARCHITECTURES))])

@@ -26,4 +26,5 @@ def spec(config: Config) -> Transformer:
     router = TopK(top_k=config["num_experts_per_tok"], balance=config.get("router_aux_loss_coef", 0.001))
     expert = GatedMLP(config["intermediate_size"], act(config["hidden_act"]))
     moe = MoE(expert=expert, experts=config["num_local_experts"], router=router)
+    config = {"rope_theta": 1e6, **config}
     return llama.llama_like(config, ffn=lambda layer: moe, windows=windows(config, everywhere=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hornbook.families import bert
+from hornbook.families import encoders
 from hornbook.families.fields import Config, architecture
 from hornbook.families.weights import Rule, Table, both, rule
 from hornbook.model import Transformer
@@ -25,10 +25,10 @@ def weights(config: Config) -> Table:
         "TokenClassification": both("classifier", "head.out"),
         "QuestionAnswering": both("qa_outputs", "head.out"),
     }
-    return (*bert.encoder_rules("roberta."), *heads[kind], *both("roberta.pooler.dense"))
+    return (*encoders.encoder_rules("roberta."), *heads[kind], *both("roberta.pooler.dense"))
 
 
 def spec(config: Config) -> Transformer:
     kind = KINDS[ARCHITECTURES.index(architecture(config, ARCHITECTURES))]
     padding = config.get("pad_token_id")
-    return bert.encoder_like(config, kind, position_offset=(1 if padding is None else padding) + 1)
+    return encoders.encoder_like(config, kind, position_offset=(1 if padding is None else padding) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -11,6 +12,7 @@ from hornbook.errors import UserError
 from hornbook.families import FAMILIES, build, family
 from hornbook.families.weights import TRANSPOSED, Table, from_published, rule, to_published
 from tests.reference.models import DECODERS, small_config
+from tests.reference.published import CASES, inputs_of, loaded, oracle, published
 
 RULES = (
     rule("embed", "stem.tokens"),
@@ -126,3 +128,22 @@ def test_no_two_weights_share_a_name(name: str) -> None:
         count += value.numel()
     ours = from_published(table(name), numbered, expected, [], "memory")
     assert torch.equal(torch.cat([value.flatten() for value in ours.values()]).sort().values, torch.arange(count))
+
+
+def test_older_spellings_of_published_files_are_read() -> None:
+    """GPT-2's own upload has no prefix and keeps masks; BERT's first ones say gamma and beta, and hold two heads."""
+    for name, respelled in (
+        ("gpt2", lambda key: key.removeprefix("transformer.")),
+        ("bert masked", lambda key: re.sub(r"(LayerNorm\.)weight", r"\1gamma", re.sub(r"(LayerNorm\.)bias", r"\1beta", key))),
+        ("bert pooler", lambda key: f"bert.{key}"),
+    ):
+        case = next(case for case in CASES if case.name == name)
+        config, tensors = published(oracle(case))
+        older = {respelled(key): value for key, value in tensors.items()}
+        assert older.keys() != tensors.keys()
+        if name == "gpt2":
+            older |= {f"h.{layer}.attn.bias": torch.ones(1, 1, 32, 32) for layer in range(3)}
+        else:
+            older |= {"cls.seq_relationship.weight": torch.zeros(2, 32), "cls.seq_relationship.bias": torch.zeros(2)}
+        inputs = inputs_of(case)
+        assert torch.equal(loaded(config, older)(*inputs), loaded(config, tensors)(*inputs))
