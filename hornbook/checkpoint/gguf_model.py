@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hornbook.checkpoint.gguf import Gguf, read_gguf
 from hornbook.errors import UserError, near
+from hornbook.model.rope import halved
 from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.split import PATTERNS
 from hornbook.text.tokenizer import Tokenizer, byte_level
@@ -144,16 +145,6 @@ def _published(file: Gguf, name: str, config: Mapping[str, Any]) -> Tensor:
             raise _odd(file, "llama.attention.head_count", f"{heads} heads do not share the {tensor.shape[0]} rows of {name!r}")
         return halved(tensor, heads)
     return tensor
-
-
-def halved(rows: Tensor, heads: int) -> Tensor:
-    """Rows of q or k whose rope pairs are neighbours -> rows whose pairs are half a head apart."""
-    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(rows.shape)
-
-
-def paired(rows: Tensor, heads: int) -> Tensor:
-    """The inverse of `halved`."""
-    return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(rows.shape)
 
 
 def gguf_tokenizer(file: Gguf) -> Tokenizer:

@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from hornbook.checkpoint.gguf import gguf_package
-from hornbook.checkpoint.gguf_model import ARCHITECTURES, NORMAL, PRE, USER_DEFINED, paired, renamed
+from hornbook.checkpoint.gguf_model import ARCHITECTURES, NORMAL, PRE, USER_DEFINED, renamed
 from hornbook.errors import UserError, near
+from hornbook.model.rope import paired
 from hornbook.text.tokenizer import Tokenizer
 
 CONTROL = 3

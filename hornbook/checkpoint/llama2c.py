@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbook.checkpoint.gguf_model import halved
 from hornbook.errors import DamagedError, UserError
+from hornbook.model.rope import halved
 from hornbook.text.scored import ScoredTokenizer
 
 HEADER, VERSIONED = struct.Struct("<7i"), 0x616B3432

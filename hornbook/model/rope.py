@@ -59,14 +59,14 @@ def rotate(x_bthk: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin, still), dim=-1)
 
 
-def halves_from_pairs(weight: Tensor, head_dim: int) -> Tensor:
-    """Rows of a q or k weight (heads * K, ...) from the order (0, 1), (2, 3), ... of turned pairs to (0, K/2), (1, K/2 + 1), ..."""
-    return weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+def halved(rows: Tensor, heads: int) -> Tensor:
+    """Rows (heads * K, ...) of q or k whose turned pairs are neighbours -> rows whose pairs are half a head apart."""
+    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(rows.shape)
 
 
-def pairs_from_halves(weight: Tensor, head_dim: int) -> Tensor:
-    """The inverse of `halves_from_pairs`."""
-    return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
+def paired(rows: Tensor, heads: int) -> Tensor:
+    """The inverse of `halved`."""
+    return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(rows.shape)
 
 
 @dataclass(frozen=True)

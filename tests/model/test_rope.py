@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hornbook.model import Rope
-from hornbook.model.rope import rotate
+from hornbook.model.rope import halved, paired, rotate
 from tests.reference.attention import turned
 
 
@@ -59,3 +59,25 @@ def test_lengths_stay() -> None:
 def test_an_odd_width_has_no_pairs() -> None:
     with pytest.raises(ValueError, match="head_dim must be even .*: 5"):
         Rope(5)
+
+
+def test_neighbouring_pairs_and_halves_are_one_rotation() -> None:
+    """llama.cpp and llama2.c turn channels (0, 1), (2, 3), ...; with rows reordered, that is ours, and the scores are the same."""
+    torch.manual_seed(0)
+    heads, width, positions = 3, 8, torch.tensor([[0, 1, 5, 40]])
+    q, k = (torch.randn(heads * width, 12, dtype=torch.float64) for _ in "qk")
+    x = torch.randn(4, 12, dtype=torch.float64)
+    cos, sin = (part[0, :, 0] for part in Rope(width).angles(positions, torch.float64))
+
+    def neighbours(rows: torch.Tensor) -> torch.Tensor:
+        y = (x @ rows.T).unflatten(-1, (heads, width // 2, 2))
+        a, b = y.unbind(-1)
+        return torch.stack((a * cos[:, None] - b * sin[:, None], a * sin[:, None] + b * cos[:, None]), -1).flatten(-2)
+
+    def halves(rows: torch.Tensor) -> torch.Tensor:
+        y = (x @ halved(rows, heads).T).unflatten(-1, (heads, width))
+        return rotate(y[None], Rope(width).angles(positions, torch.float64))[0]
+
+    scores = [torch.einsum("thk,shk->hts", turn(q), turn(k)) for turn in (neighbours, halves)]
+    assert (scores[0] - scores[1]).abs().max() < 1e-12
+    assert torch.equal(paired(halved(q, heads), heads), q) and not torch.equal(halved(q, heads), q)
