@@ -70,6 +70,16 @@ def windows(config: Config, everywhere: bool = False, default: int | None = None
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
+def optional_windows(config: Config) -> list[int | None]:
+    """Qwen's: none unless `use_sliding_window`; then by `layer_types`, or from layer `max_window_layers` on."""
+    if not config.get("use_sliding_window"):
+        return [None] * config["num_hidden_layers"]
+    if config.get("layer_types"):
+        return windows(config)
+    first = config.get("max_window_layers", 28)
+    return [config["sliding_window"] if layer >= first else None for layer in range(config["num_hidden_layers"])]
+
+
 def rope(config: Config, width: int, parameters: Config | None = None) -> Rope:
     """The rope of a config.json, in its older spelling (rope_theta, rope_scaling) or its newer (rope_parameters)."""
     parameters = parameters or config.get("rope_parameters") or config.get("rope_scaling") or {}

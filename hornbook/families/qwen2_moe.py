@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hornbook.families import llama, qwen2
-from hornbook.families.fields import Config, act, architecture
+from hornbook.families import llama
+from hornbook.families.fields import Config, act, architecture, optional_windows
 from hornbook.families.weights import Table, rule
 from hornbook.model import GatedMLP, MoE, Spec, TopK, Transformer
 
@@ -43,5 +43,4 @@ def spec(config: Config) -> Transformer:
     def ffn(layer: int) -> Spec:
         return llama.dense(config) if is_dense(config, layer) else moe
 
-    windows = qwen2.layer_windows(config)
-    return llama.llama_like(config, qkv_bias=config.get("qkv_bias", True), ffn=ffn, windows=windows)
+    return llama.llama_like(config, qkv_bias=config.get("qkv_bias", True), ffn=ffn, windows=optional_windows(config))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hornbook.families import llama, qwen2
-from hornbook.families.fields import Config, architecture, head_dim
+from hornbook.families import llama
+from hornbook.families.fields import Config, architecture, head_dim, optional_windows
 from hornbook.families.weights import Table
 from hornbook.model import PerHead, RMSNorm, Transformer
 
@@ -18,4 +18,4 @@ def spec(config: Config) -> Transformer:
     architecture(config, ARCHITECTURES)
     bias, norm = bool(config.get("attention_bias")), PerHead(RMSNorm(config["rms_norm_eps"]))
     config = {**config, "head_dim": head_dim(config, 128)}
-    return llama.llama_like(config, qkv_bias=bias, out_bias=bias, qk_norm=norm, windows=qwen2.layer_windows(config))
+    return llama.llama_like(config, qkv_bias=bias, out_bias=bias, qk_norm=norm, windows=optional_windows(config))

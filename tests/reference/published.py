@@ -1,10 +1,14 @@
-"""transformers' own models as oracles: every family and switch, tiny, every parameter perturbed, saved as published files."""
+"""transformers' own models as oracles: every family and switch, tiny, every parameter perturbed, saved as published files.
+
+What is compared stands here too, because the tests bound it and benchmarks/parity.py prints it.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hornbook.families import Model, build_any, family
-from hornbook.families.weights import from_published
+from hornbook.families.weights import from_published, to_published
 
 VOCAB = 99
 LLAMA = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -198,3 +202,71 @@ def answer_of(theirs: Any, case: Case, inputs: tuple[Tensor, ...]) -> Tensor:
     if case.auto == SPANS:
         return torch.stack((out.start_logits, out.end_logits), -1)
     return out.pooler_output if case.auto == BARE else out.logits
+
+
+# --- what is compared -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def pair(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Any, Model]:
+    """transformers' model, and ours of its published files."""
+    theirs = oracle(case, dtype)
+    return theirs, loaded(*published(theirs))
+
+
+def back(ours: Model, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of our names in published names."""
+    tied = {name for name, _ in ours.ties}
+    return to_published(family(ours.config).weights(ours.config), {key: value for key, value in tensors.items() if key not in tied})
+
+
+@torch.no_grad()
+def answers(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Their output and ours."""
+    theirs, ours = pair(case, dtype)
+    inputs = inputs_of(case, dtype)
+    return answer_of(theirs, case, inputs), ours(*inputs)
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """Differences in units of the largest value, where that is above one."""
+    return (a - b).abs() / a.abs().max().clamp(min=1)
+
+
+def gradients(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Their gradients and ours, in published names, in float32: of every weight that both train."""
+    theirs, ours = pair(case)
+    inputs = inputs_of(case)
+    for model, answer in ((theirs, answer_of(theirs, case, inputs)), (ours, ours(*inputs))):
+        model.zero_grad()
+        answer.float().logsumexp(-1).square().sum().backward()
+    with torch.no_grad():  # their gradients in the place of their weights: published, they have our rules' names
+        as_weights = oracle(case)
+        for weight, parameter in zip(as_weights.parameters(), theirs.parameters(), strict=True):
+            none = 0.0 if parameter.requires_grad else torch.nan
+            weight.copy_(torch.full_like(weight, none) if parameter.grad is None else parameter.grad)
+    _, expected = published(as_weights)
+    found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in ours.named_parameters()}
+    names = set(found) | {name for name, _ in ours.ties}
+    rest = {name: value for name, value in ours.state_dict().items() if name not in names}  # buffers have none
+    trained = back(ours, {**{name: torch.ones_like(value) for name, value in found.items()},
+                          **{name: torch.zeros_like(value) for name, value in rest.items()}})  # fmt: skip
+    both = [name for name, value in expected.items() if bool(trained[name].all()) and not bool(value.isnan().any())]
+    both = [name for name in both if name != "final_logits_bias"]  # BART's is a buffer there
+    ours_published = back(ours, {**found, **rest})
+    return {name: expected[name] for name in both}, {name: ours_published[name] for name in both}
+
+
+def round_trip(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The published weights, and ours published again."""
+    theirs, ours = pair(case)
+    return published(theirs)[1], back(ours, ours.state_dict())
+
+
+@torch.no_grad()
+def traced(case: Case) -> tuple[Tensor, Tensor]:
+    """Our output, and that of torch.compile's one graph; a break of the graph is torch's error."""
+    _, ours = pair(case)
+    inputs = inputs_of(case)
+    torch._dynamo.reset()
+    return ours(*inputs), torch.compile(ours, fullgraph=True, backend="eager")(*inputs)
