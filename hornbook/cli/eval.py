@@ -40,13 +40,13 @@ def main(arguments: Sequence[str]) -> None:
     from hornbook.data.documents import Intake
     from hornbook.data.sources import open_corpus
     from hornbook.evals.task import bits_per_byte, run_task
-    from hornbook.families import context_length
+    from hornbook.families import context_length, decoder
     from hornbook.ranks import choose_device
 
     device = choose_device(settings.device)
     print(f"device: {device}", file=sys.stderr)
-    model, tokenizer = load(settings.model)
-    model.to(device)
+    opened, tokenizer = load(settings.model)
+    model = decoder(opened, settings.model).to(device)
     if settings.task is not None:
         score = run_task(model, tokenizer, settings.task, settings.limit).record()
         low, high = score["interval"]

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> None:
 
     def of_model() -> Picture:
         from hornbook.checkpoint.pretrained import load
+        from hornbook.families import decoder
         from hornbook.ranks import choose_device
 
         if not settings.model or not settings.text:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         device = choose_device(settings.device)
         print(f"device: {device}", file=sys.stderr)
         model, tokenizer = load(settings.model)
-        return attention(model.to(device), tokenizer, settings.text, settings.layers)
+        return attention(decoder(model, settings.model).to(device), tokenizer, settings.text, settings.layers)
 
     known = {**PICTURES, "attention": of_model}
     if settings.picture not in known:
