@@ -53,8 +53,9 @@ def download(name: str, say: Callable[[str], None] = lambda line: None) -> Path:
     if _is_whole(folder):
         return folder
     with held(folder):
+        finished = _finished(folder)
         for file in files:
-            if not (folder / file).is_file():
+            if not _is_there(folder / file, finished.get(file)):
                 say(f"downloading {file} of {repository} at {commit[:12]}")
                 _fetch(f"{_endpoint()}/{repository}/resolve/{commit}/{file}", folder / file, name)
         write_json(folder / COMPLETE, {file: (folder / file).stat().st_size for file in files})
@@ -73,12 +74,20 @@ def _endpoint() -> str:
     return endpoint
 
 
+def _finished(folder: Path) -> dict[str, int]:
+    """The files of a finished download and their sizes; none before it is finished."""
+    file = folder / COMPLETE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
 def _is_whole(folder: Path) -> bool:
-    """Whether every file of a finished download is still there."""
-    if not (folder / COMPLETE).is_file():
-        return False
-    sizes = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    sizes = _finished(folder)
+    return bool(sizes) and all(_is_there(folder / name, size) for name, size in sizes.items())
+
+
+def _is_there(path: Path, size: int | None = None) -> bool:
+    """Whether a downloaded file is there, and as long as it was when the download was finished."""
+    return path.is_file() and size in (None, path.stat().st_size)
 
 
 def _described(repository: str, revision: str, where: str) -> tuple[str, list[str]]:
@@ -91,7 +100,7 @@ def _described(repository: str, revision: str, where: str) -> tuple[str, list[st
         known = COMMIT.fullmatch(commit) and all(isinstance(name, str) for name in names)
     except (OSError, HTTPException) as error:
         raise _stopped(where, str(error)) from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         known = None
     if not known or (COMMIT.fullmatch(revision) and commit != revision):
         why = "no commit and list of files, or those of another commit"
@@ -184,7 +193,7 @@ def _opened(url: str, where: str, headers: dict[str, str] | None = None) -> tupl
         response = build_opener(hops).open(Request(url, headers={"User-Agent": "hornbook", **(headers or {})}), timeout=TIMEOUT)
     except HTTPError as error:
         error.close()
-        if error.code == 416:
+        if error.code == 416 and headers:
             raise _OutOfRange from error
         gated = ("the repository is gated or private, or is not there", "accept its terms, download it yourself, name the folder")
         what, fix = {

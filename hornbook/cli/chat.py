@@ -32,13 +32,14 @@ class Chat:
 def main(arguments: Sequence[str]) -> None:
     settings = parse(Chat, "chat", arguments)
     from hornbook.cli.generate import checked
+    from hornbook.families import decoder
     from hornbook.generation.decode import stream
     from hornbook.generation.sampling import Sampling
     from hornbook.ranks import choose_device
 
     device, sampling = choose_device(settings.device), checked(Sampling, settings)
-    model, tokenizer = opened(settings.model)
-    model.to(device)
+    loaded, tokenizer = opened(settings.model)
+    model = decoder(loaded, settings.model).to(device)
     print(f"device: {device}", file=sys.stderr)
     messages: list[dict[str, str]] = []
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import hornbook
 from hornbook.checkpoint.pretrained import load_model
+from hornbook.cli.main import run
 from hornbook.errors import UserError
 from hornbook.generation.decode import generate, stream
 from tests.reference.models import tokenized_model
@@ -70,6 +71,21 @@ def test_what_is_no_decoder_writes_no_text(case: Case, tmp_path: Path) -> None:
     for call in (lambda: generate(model, tokenizer, ["a"]), lambda: list(stream(model, tokenizer, "a"))):
         with pytest.raises(UserError, match=rf"goes on with a text(.|\n)*{case.model_type} is an encoder(.|\n)*Fix:"):
             call()
+
+
+@pytest.mark.parametrize("verb", ["generate --prompt a", "chat --ask a", "eval --text text.txt", "plot attention --text a --model"])
+@pytest.mark.parametrize("kind", ["bert", "bart"])
+def test_each_verb_that_needs_a_decoder_says_so(
+    verb: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("a text")
+    oracle(FIRST[kind]).save_pretrained(tmp_path / "theirs")  # type: ignore[operator]
+    hornbook.save(load_model(tmp_path / "theirs"), tokenized_model("llama")[1], "encoder")
+    words = verb.split()
+    assert run([*words, "encoder"] if words[-1] == "--model" else [words[0], "encoder", *words[1:]]) == 2
+    said = capsys.readouterr().err
+    assert "goes on with a text" in said and f"{kind} is an encoder" in said and "Fix:" in said
 
 
 def test_a_model_without_a_tokenizer_is_told_how_to_open(tmp_path: Path) -> None:

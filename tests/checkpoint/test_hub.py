@@ -155,6 +155,16 @@ def test_a_commit_in_the_cache_needs_no_network(there: Repository, monkeypatch: 
     refused("cannot be reached", f"hf:some/model@{COMMIT}")
 
 
+def test_a_file_that_was_cut_in_the_cache_is_fetched_again(there: Repository) -> None:
+    hornbook.load("hf:some/model")
+    for name in FETCHED:
+        (kept() / name).write_bytes(b"{")
+    there.asked.clear()
+    hornbook.load(f"hf:some/model@{COMMIT}")
+    assert sorted(there.fetched()) == sorted(FETCHED)
+    assert all((kept() / name).read_bytes() == there.files[name] for name in FETCHED)
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_a_broken_download_is_continued(linked: bool, there: Repository) -> None:
     size, there.linked = len(there.files["model.safetensors"]), linked
@@ -218,6 +228,8 @@ def test_errors_of_the_hub_say_what_to_do(there: Repository) -> None:
         refused(f"{says}(.|\n)*HTTP {code}")
     there.answers = {f"/some/model/resolve/{COMMIT}/config.json": 403}
     refused("gated or private(.|\n)*accept its terms")
+    there.answers = {f"/some/model/resolve/{COMMIT}/config.json": 416}
+    refused("the hub refuses(.|\n)*HTTP 416")
     there.answers.clear()
     there.names = ["config.json", "pytorch_model.bin", "README.md"]
     refused(r"no safetensors(.|\n)*pytorch_model\.bin")
