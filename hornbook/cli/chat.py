@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from hornbook.cli.console import parse
+from hornbook.cli.console import opened, parse
 from hornbook.errors import UserError
 
 
@@ -18,7 +18,7 @@ class Chat:
     """Talk to a model. An empty line begins a new conversation, Ctrl-D leaves."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """A model folder or a run folder."""
+    """A model folder, a run folder, or hf:OWNER/NAME."""
     ask: str | None = None
     """Ask this one thing, print the answer and leave."""
     max_tokens: int = 200
@@ -31,15 +31,15 @@ class Chat:
 
 def main(arguments: Sequence[str]) -> None:
     settings = parse(Chat, "chat", arguments)
-    from hornbook.checkpoint.pretrained import load
     from hornbook.cli.generate import checked
+    from hornbook.families import decoder
     from hornbook.generation.decode import stream
     from hornbook.generation.sampling import Sampling
     from hornbook.ranks import choose_device
 
     device, sampling = choose_device(settings.device), checked(Sampling, settings)
-    model, tokenizer = load(settings.model)
-    model.to(device)
+    loaded, tokenizer = opened(settings.model)
+    model = decoder(loaded, settings.model).to(device)
     print(f"device: {device}", file=sys.stderr)
     messages: list[dict[str, str]] = []
 

@@ -9,10 +9,14 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hornbook.errors import UserError
 from hornbook.stages.voice import Voice
+
+if TYPE_CHECKING:
+    from hornbook.families import Model
+    from hornbook.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two plain progress lines
@@ -50,6 +54,13 @@ def _misused(verb: str, said: str) -> UserError:
         "the command line cannot be read", where=f"hornbook {verb}", why=" ".join(words),
         fix=f"did you mean {meant.group(1)}? {fix}" if meant else fix,
     )  # fmt: skip
+
+
+def opened(model: str) -> tuple[Model, Tokenizer]:
+    """The model and tokenizer that a verb's MODEL names; what comes over the network is said on stderr."""
+    from hornbook.checkpoint.pretrained import load
+
+    return load(model, say=lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def program() -> str:

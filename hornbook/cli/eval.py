@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from hornbook.cli.console import parse
+from hornbook.cli.console import opened, parse
 from hornbook.errors import UserError
 
 
@@ -20,7 +20,7 @@ class Eval:
     """Score a model: exact match or choices on --task, bits per byte on --text."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """A model folder or a run folder."""
+    """A model folder, a run folder, or hf:OWNER/NAME."""
     task: Path | None = None
     """JSONL rows of question/answer, query/choices/gold, or context/continuation."""
     text: str | None = None
@@ -36,17 +36,16 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("eval needs either --task or --text", fix="hornbook eval MODEL --task questions.jsonl")
     if settings.limit is not None and settings.limit < 1:
         raise UserError(f"limit must be at least 1: {settings.limit}", where="--limit", fix="leave it out to take everything")
-    from hornbook.checkpoint.pretrained import load
     from hornbook.data.documents import Intake
     from hornbook.data.sources import open_corpus
     from hornbook.evals.task import bits_per_byte, run_task
-    from hornbook.families import context_length
+    from hornbook.families import context_length, decoder
     from hornbook.ranks import choose_device
 
     device = choose_device(settings.device)
     print(f"device: {device}", file=sys.stderr)
-    model, tokenizer = load(settings.model)
-    model.to(device)
+    loaded, tokenizer = opened(settings.model)
+    model = decoder(loaded, settings.model).to(device)
     if settings.task is not None:
         score = run_task(model, tokenizer, settings.task, settings.limit).record()
         low, high = score["interval"]

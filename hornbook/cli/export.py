@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hornbook.cli.console import parse
+from hornbook.cli.console import opened, parse
 from hornbook.errors import UserError
 
 
@@ -30,14 +30,14 @@ def main(arguments: Sequence[str]) -> None:
     settings = parse(Export, "export", arguments)
     import torch
 
-    from hornbook.checkpoint.pretrained import load, model_folder, save, save_gguf
+    from hornbook.checkpoint.pretrained import model_folder, save, save_gguf
 
     precisions = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
     if settings.out.exists() and not (settings.out.is_dir() and not any(settings.out.iterdir())):
         raise UserError("something stands at the output folder's place", where=str(settings.out), fix="choose another --out")
     if settings.to == "hf" and settings.dtype == "q8_0":
         raise UserError("q8_0 is a precision of GGUF", where="--dtype", fix="use --to gguf, or another precision")
-    model, tokenizer = load(settings.model)
+    model, tokenizer = opened(settings.model)
     if settings.to == "gguf":
         own = next((name for name, dtype in precisions.items() if dtype == next(model.parameters()).dtype), "f32")
         save_gguf(model, tokenizer, settings.out, settings.dtype or own)

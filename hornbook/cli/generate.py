@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from hornbook.cli.console import parse
+from hornbook.cli.console import opened, parse
 from hornbook.errors import UserError
 
 
@@ -19,7 +19,7 @@ class Generate:
     """Continue a text with a model."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """A model folder or a run folder."""
+    """A model folder, a run folder, or hf:OWNER/NAME."""
     prompt: str = ""
     max_tokens: int = 100
     temperature: float | None = None
@@ -35,7 +35,6 @@ class Generate:
 
 def main(arguments: Sequence[str]) -> None:
     settings = parse(Generate, "generate", arguments)
-    from hornbook.checkpoint.pretrained import load
     from hornbook.generation.decode import generate
     from hornbook.generation.sampling import Sampling
     from hornbook.ranks import choose_device
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         settings = replace(settings, temperature=1.0 if draws else 0.0)
     device, sampling = choose_device(settings.device), checked(Sampling, settings)
     print(f"device: {device}", file=sys.stderr)
-    model, tokenizer = load(settings.model)
+    model, tokenizer = opened(settings.model)
     found = generate(model.to(device), tokenizer, [settings.prompt] * settings.n, sampling)
     for completion in found:
         if settings.json:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from hornbook.cli.console import parse
+from hornbook.cli.console import opened, parse
 from hornbook.errors import UserError, near
 
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     from hornbook.stages.pictures import PICTURES, Picture, attention, draw
 
     def of_model() -> Picture:
-        from hornbook.checkpoint.pretrained import load
+        from hornbook.families import decoder
         from hornbook.ranks import choose_device
 
         if not settings.model or not settings.text:
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str]) -> None:
             )
         device = choose_device(settings.device)
         print(f"device: {device}", file=sys.stderr)
-        model, tokenizer = load(settings.model)
-        return attention(model.to(device), tokenizer, settings.text, settings.layers)
+        model, tokenizer = opened(settings.model)
+        return attention(decoder(model, settings.model).to(device), tokenizer, settings.text, settings.layers)
 
     known = {**PICTURES, "attention": of_model}
     if settings.picture not in known:

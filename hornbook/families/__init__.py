@@ -32,7 +32,7 @@ from hornbook.families import (
     t5,
     vit,
 )  # fmt: skip
-from hornbook.model import Seq2Seq, Seq2SeqModel, Transformer, TransformerModel
+from hornbook.model import LMHead, Seq2Seq, Seq2SeqModel, TokenStem, Transformer, TransformerModel
 
 Model = TransformerModel | Seq2SeqModel
 FAMILIES: dict[str, ModuleType] = {
@@ -87,6 +87,17 @@ def build(config: Mapping[str, Any], where: str = "config.json") -> TransformerM
     return model
 
 
-def context_length(model: TransformerModel) -> int | None:
+def decoder(model: Model, where: str = "model") -> TransformerModel:
+    """The model itself where it goes on with a text; an encoder and an encoder-decoder are refused."""
+    if not isinstance(model, TransformerModel):
+        why = f"{model.config.get('model_type')} is an encoder and a decoder"
+    elif not isinstance(model.spec.head, LMHead) or not isinstance(model.spec.stem, TokenStem):
+        why = f"{model.config.get('model_type')} is an encoder: it has no head that says the next token of a text"
+    else:
+        return model
+    raise UserError("this needs a model that goes on with a text", where=where, why=why, fix="use a decoder, such as llama")
+
+
+def context_length(model: Model) -> int | None:
     """How many positions the model's config allows; None where it does not say."""
     return next((int(model.config[key]) for key in CONTEXT_KEYS if key in model.config), None)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hornbook.errors import UserError
-from hornbook.families import context_length
+from hornbook.families import Model, context_length, decoder
 from hornbook.generation.cache import DenseCache
 from hornbook.generation.sampling import Sampling, choose
-from hornbook.model import Context, TransformerModel
+from hornbook.model import Context
 from hornbook.text.tokenizer import Tokenizer
 
 
@@ -28,7 +28,7 @@ class Completion:
 
 
 def generate(
-    model: TransformerModel, tokenizer: Tokenizer, prompts: Sequence[str | Sequence[int]], sampling: Sampling = Sampling(),
+    model: Model, tokenizer: Tokenizer, prompts: Sequence[str | Sequence[int]], sampling: Sampling = Sampling(),
     batch: int = 64,
 ) -> list[Completion]:  # fmt: skip
     """One completion per prompt, in order. A prompt is text, which begins a document, or ids, such as a rendered chat."""
@@ -50,9 +50,7 @@ def generate(
     return [done[row] for row in range(len(ids))]
 
 
-def stream(
-    model: TransformerModel, tokenizer: Tokenizer, prompt: str | Sequence[int], sampling: Sampling = Sampling()
-) -> Iterator[str]:
+def stream(model: Model, tokenizer: Tokenizer, prompt: str | Sequence[int], sampling: Sampling = Sampling()) -> Iterator[str]:
     """The completion of one prompt in pieces of whole characters, as they come."""
     pieces = tokenizer.stream()
     for step in steps(model, [prompt_ids(tokenizer, prompt)], sampling, tokenizer.end_ids, [0]):
@@ -72,12 +70,13 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
 
 @torch.inference_mode()
 def steps(
-    model: TransformerModel, prompts: Sequence[Sequence[int]], sampling: Sampling, end_ids: Sequence[int], names: Sequence[int]
+    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, end_ids: Sequence[int], names: Sequence[int]
 ) -> Iterator[list[tuple[int, int, float, str]]]:
     """Each step's (name, token, log probability, finish) for the rows still going; finish is "" while a row goes on.
 
     `names` number the rows and seed their draws, so a row's text does not depend on which others are beside it.
     """
+    model = decoder(model)
     device = next(model.parameters()).device
     longest, limit = max(map(len, prompts)), context_length(model)
     _check(prompts, longest, limit, model.stem.get_parameter("tokens.weight").shape[0])

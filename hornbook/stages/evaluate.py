@@ -12,7 +12,7 @@ import torch
 from hornbook.checkpoint.pretrained import load_model
 from hornbook.data.town import Town
 from hornbook.evals.task import Score, bits_per_byte, exact_match
-from hornbook.families import context_length
+from hornbook.families import context_length, decoder
 from hornbook.files import written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
@@ -35,7 +35,7 @@ def evaluate(
         voice.end("kept from before")
         return dict(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
     texts = [document.text for document in saved_documents(corpus, "held_out")]
-    models = [load_model(path).to(device) for path in (base, tuned)]
+    models = [decoder(load_model(path), str(path)).to(device) for path in (base, tuned)]
     context = context_length(models[1]) or 256
     before, after = (bits_per_byte(model, tokenizer, texts, context) for model in models)
     record: dict[str, Any] = {

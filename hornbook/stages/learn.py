@@ -110,7 +110,7 @@ def sft(
     if kept(folder, inputs):
         voice.end("kept from before")
         return folder
-    model = load_model(base).to(device)
+    model = families.decoder(load_model(base), str(base)).to(device)
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
     conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
     size = _passage(tokenizer, documents, context)

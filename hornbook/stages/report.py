@@ -12,6 +12,7 @@ from typing import Any
 import hornbook
 from hornbook.checkpoint.pretrained import load_model
 from hornbook.evals.report import render_report
+from hornbook.families import decoder
 from hornbook.files import read_lines, sha256, write_json, write_text
 from hornbook.stages.corpus import saved_documents
 from hornbook.stages.keep import lineage, timings
@@ -36,7 +37,7 @@ def record_of(out: Path, plan: dict[str, Any], evaluation: dict[str, Any], token
     funnel = json.loads((out / "corpus" / "funnel.json").read_text(encoding="utf-8"))
     tokens = (out / "shards" / "train.bin").stat().st_size // (2 if tokenizer.vocab_size <= 1 << 16 else 4)
     seconds = timings(out)
-    model = load_model(out / "pretrained")
+    model = decoder(load_model(out / "pretrained"))
     return {
         "title": f"{recipe['data']} in {plan['asked']['minutes']:g} minutes" if plan["asked"]["steps"] is None else recipe["data"],
         "command": command, "version": hornbook.__version__, "created": datetime.now(UTC).isoformat(timespec="seconds"),

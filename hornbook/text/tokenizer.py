@@ -95,11 +95,11 @@ class Tokenizer:
         if not file.is_file():
             raise UserError("there is no tokenizer here", where=str(file), fix="name a folder with a tokenizer.json")
         config = file.with_name("tokenizer_config.json")
-        settings = _read_json(config) if config.is_file() else {}
+        settings = read_json(config) if config.is_file() else {}
         template = file.with_name("chat_template.jinja")
         if template.is_file():
             settings["chat_template"] = template.read_text(encoding="utf-8")
-        return cls(_read_json(file), settings, where=str(file))
+        return cls(read_json(file), settings, where=str(file))
 
     @property
     def vocab_size(self) -> int:
@@ -365,7 +365,8 @@ def _check_specials(specials: Sequence[str]) -> None:
             )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object of a tokenizer's file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as problem:

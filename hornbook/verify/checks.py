@@ -12,6 +12,7 @@ from hornbook.batch import Batch
 from hornbook.checkpoint.pretrained import load, save
 from hornbook.data.batches import moved
 from hornbook.data.packing import pack
+from hornbook.families import decoder
 from hornbook.generation.cache import DenseCache
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
@@ -73,8 +74,8 @@ def exporting(device: torch.device) -> Finding:
     model, tokenizer, tokens_bt = tiny_model(device), tiny_tokenizer(), random_batch(device, 2, CONTEXT, seed=2).tokens_bt
     with TemporaryDirectory() as place:
         save(model, tokenizer, f"{place}/model")
-        loaded, loaded_tokenizer = load(f"{place}/model")
-    loaded.to(device)
+        opened, loaded_tokenizer = load(f"{place}/model")
+    loaded = decoder(opened).to(device)
     prompts, sampling = ["", "Once", "The town "], Sampling(max_tokens=12)
     pairs = ((model, tokenizer), (loaded, loaded_tokenizer))
     texts = [[found.text for found in generate(*pair, prompts, sampling)] for pair in pairs]
