@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Shares of the time. What is left is for reading, cleaning, the tokenizer, evaluation, and for a machine that slows down.
-PRETRAIN_SHARE, SFT_SHARE = 0.56, 0.16
+PRETRAIN_SHARE, SFT_SHARE = 0.50, 0.15
 DEPTHS = (2, 3, 4, 6, 8, 10, 12, 16, 20)
 DIM_PER_LAYER, HEAD_DIM = 32, 32
 TOKENS_PER_PARAMETER = 4
