@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from hornbook.checkpoint.gguf import gguf_package
@@ -40,7 +39,7 @@ def write_gguf(config: Mapping[str, Any], published: Mapping[str, Tensor], token
             heads = config["num_attention_heads"]
             rows = paired(rows, heads if ".q_proj." in name else config.get("num_key_value_heads") or heads)
         stored = types["F32" if rows.ndim == 1 else "F16" if dtype == "q8_0" and rows.shape[-1] % 32 else dtype.upper()]
-        writer.add_tensor(renamed(theirs, name), quants.quantize(np.array(rows), stored), raw_dtype=stored)
+        writer.add_tensor(renamed(theirs, name), quants.quantize(rows.numpy(), stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
