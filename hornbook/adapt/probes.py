@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hornbook.adapt.prune import attention_layers
 from hornbook.model.attention import AttentionLayer, attention_weights
 from hornbook.model.block import BlockLayer
 from hornbook.model.spec import Context
@@ -20,8 +21,7 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
     The model answers as without; a call with a cache, which a second reading would change, is a `ValueError`.
     """
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, AttentionLayer)]
-    with _kept(layers, lambda layer, given, found: _weights(layer, *given)) as maps:
+    with _kept(attention_layers(model).items(), lambda layer, given, found: _weights(layer, *given)) as maps:
         yield maps
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hornbook.model.mlp import activation
-from hornbook.model.spec import Spec, build
+from hornbook.model.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,5 @@ class TagHeadLayer(nn.Module):
 class HiddenHead:
     """The hidden values (B, T, D) themselves, of a published model without a head."""
 
-    norm: Spec | None = None
-
     def build(self, dim: int) -> nn.Module:
-        return build(self.norm, dim)
+        return nn.Identity()

@@ -11,7 +11,7 @@ from torch import nn
 
 from hornbook.model.block import TowerLayer
 from hornbook.model.moe import MoELayer
-from hornbook.model.transformer import Tied as Model
+from hornbook.model.transformer import Tied
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Groups:
     vectors: list[nn.Parameter]
 
 
-def parameter_groups(model: Model) -> Groups:
+def parameter_groups(model: Tied) -> Groups:
     """Every trainable parameter in exactly one group; a tied parameter counts as the embedding that it is."""
     inside = {id(parameter) for tower in model.modules() if isinstance(tower, TowerLayer) for parameter in tower.parameters()}
     groups, settled = Groups([], [], []), set[int]()

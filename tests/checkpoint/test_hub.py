@@ -205,7 +205,10 @@ def test_a_wrong_hash_is_deleted_and_said(name: str, there: Repository) -> None:
 
 def test_the_tag_of_the_storage_is_no_hash_of_the_file(there: Repository) -> None:
     there.tagged = False
-    hornbook.load("hf:some/model")
+    model, _ = hornbook.load("hf:some/model")
+    ids = torch.arange(9)[None]
+    assert torch.equal(model(ids), tokenized_model("llama")[0](ids))
+    assert sorted(there.fetched()) == sorted(FETCHED) and (kept() / ".complete").exists()
 
 
 def test_a_hurt_beginning_is_found_when_the_rest_is_there(there: Repository) -> None:
