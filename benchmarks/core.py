@@ -28,6 +28,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from hornbook.families import build, family
 from hornbook.families.weights import from_published
 from hornbook.model import Context, GatedMLP, MoE, TopK
+from hornbook.train.cross_entropy import cross_entropy
 
 TOKENS, VOCAB = 512, 50257
 DIM, HIDDEN, EXPERTS, TOP_K, MOE_TOKENS = 512, 1792, 8, 2, 2048
@@ -59,7 +60,7 @@ def gpt2_steps(nanogpt: Path | None) -> dict[str, Step]:
     ids = torch.randint(VOCAB, (1, TOKENS + 1))
     inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
     steps = {
-        "hornbook": trained(ours, lambda: F.cross_entropy(ours(inputs).flatten(0, 1), targets)),
+        "hornbook": trained(ours, lambda: cross_entropy(ours.head, ours.hidden(inputs), targets) / TOKENS),
         "transformers": trained(theirs, lambda: F.cross_entropy(theirs(inputs).logits.flatten(0, 1), targets)),
     }
     if nanogpt is not None:

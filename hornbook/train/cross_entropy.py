@@ -1,0 +1,66 @@
+"""Cross-entropy of hidden values through a head's matrix, without the (tokens, vocabulary) logits ever being whole.
+
+Rows are taken a chunk at a time: their logits, their losses and at once their gradients, softmax(logits) - onehot(target), which
+is all that the rest of the backward pass needs. Rows without a target are left out. The same sums as torch's cross-entropy of the
+whole logits, in another order (the idea: Wijmans et al. 2024, "Cut Your Losses", section 4).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hornbook.batch import IGNORE
+from hornbook.model.head import LMHeadLayer
+
+CHUNK = 256  # rows: few enough for a small vocabulary's logits to stay in cache, enough for full-speed products with a large one
+
+
+def cross_entropy(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor) -> Tensor:
+    """The sum of -log p(target) in nats over the targets that are not `IGNORE`."""
+    hidden_nd, targets_n = hidden_btd.flatten(0, -2), targets_bt.flatten()
+    if not isinstance(head, LMHeadLayer) or type(head.out) is not nn.Linear or head.spec.softcap is not None:
+        return F.cross_entropy(head(hidden_nd), targets_n, ignore_index=IGNORE, reduction="sum")
+    counted = targets_n != IGNORE
+    if not counted.all():
+        hidden_nd, targets_n = hidden_nd[counted], targets_n[counted]
+    if head.spec.scale != 1.0:
+        hidden_nd = hidden_nd * head.spec.scale
+    return _Chunked.apply(hidden_nd, head.out.weight, head.out.bias, targets_n)
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.promote_types(x_nd.dtype, torch.float32), device=x_nd.device)
+        wanted = ctx.needs_input_grad
+        grad_x = torch.empty_like(x_nd) if wanted[0] else None
+        grad_weight = (torch.empty_like if len(x_nd) else torch.zeros_like)(weight_vd) if wanted[1] else None
+        grad_bias = torch.zeros_like(bias_v) if bias_v is not None and wanted[2] else None
+        for start in range(0, len(x_nd), CHUNK):
+            x_cd, targets_c1 = x_nd[start : start + CHUNK], targets_n[start : start + CHUNK, None]
+            log_p_cv = F.linear(x_cd, weight_vd, bias_v).to(total.dtype).log_softmax(-1)
+            total -= log_p_cv.gather(1, targets_c1).sum()
+            if any(wanted[:3]):
+                grad_cv = log_p_cv.exp_().scatter_add_(1, targets_c1, -torch.ones_like(log_p_cv[:, :1])).to(x_nd.dtype)
+                if grad_x is not None:
+                    torch.mm(grad_cv, weight_vd, out=grad_x[start : start + CHUNK])
+                if grad_weight is not None:
+                    grad_weight.addmm_(grad_cv.mT, x_cd, beta=float(start > 0))
+                if grad_bias is not None:
+                    grad_bias += grad_cv.sum(0)
+        ctx.gradients = grad_x, grad_weight, grad_bias
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Hands the gradients over, so that nothing copies them: a graph can be walked once."""
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the graph of `cross_entropy` can be walked only once: call it again")
+        if grad.device.type != "cpu" or grad != 1:
+            gradients = [None if each is None else each.mul_(grad) for each in gradients]
+        return *gradients, None
