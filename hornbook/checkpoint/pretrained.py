@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,7 +25,7 @@ from hornbook.errors import DamagedError, UserError
 from hornbook.families import Model
 from hornbook.families.weights import from_published, to_published
 from hornbook.files import MANIFEST, written_folder
-from hornbook.model import LMHead
+from hornbook.model import LMHead, shapes_only
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.text.wordpiece import WordPiece
 
@@ -122,7 +121,7 @@ def load_model(folder: Path) -> Model:
 
 def assembled(config: Mapping[str, Any], published: Mapping[str, Tensor], where: str) -> Model:
     """A model out of a config.json and its weights under their published names, ready to answer. `where` names them in errors."""
-    with torch.device("meta"):
+    with shapes_only():
         model = families.build_any(config, str(Path(where) / "config.json") if Path(where).is_dir() else where)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     tied = [name for name, _ in model.ties]

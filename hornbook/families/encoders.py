@@ -39,8 +39,8 @@ def encoder_rules(prefix: str) -> tuple[Rule, ...]:
     )
 
 
-def head(config: Config, kind: str) -> Spec:
-    """The head of a kind of encoder."""
+def head(config: Config, kind: str, pooler: bool = True) -> Spec:
+    """The head of a kind of encoder. RoBERTa has no pooler: its classifier's dense layer is behind a dropout instead."""
     dropout = config.get("classifier_dropout")
     dropout = config.get("hidden_dropout_prob", 0.1) if dropout is None else dropout
     if kind == "MaskedLM":
@@ -48,11 +48,11 @@ def head(config: Config, kind: str) -> Spec:
     if kind == "Model":
         return ClassHead(classes=None, act="tanh")
     if kind == "SequenceClassification":
-        return ClassHead(classes=labels(config), act="tanh", dropout=dropout)
+        return ClassHead(classes=labels(config), act="tanh", dropout=dropout, dense_dropout=0.0 if pooler else dropout)
     return TagHead(classes=2) if kind == "QuestionAnswering" else TagHead(classes=labels(config), dropout=dropout)
 
 
-def encoder_like(config: Config, kind: str, position_offset: int = 0) -> Transformer:
+def encoder_like(config: Config, kind: str, position_offset: int = 0, pooler: bool = True) -> Transformer:
     """BERT's encoder with the head of a kind; `position_offset` rows of the table of positions are not used."""
     fixed(config, is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
     dim, heads, norm = config["hidden_size"], config["num_attention_heads"], LayerNorm(config["layer_norm_eps"])
@@ -69,6 +69,6 @@ def encoder_like(config: Config, kind: str, position_offset: int = 0) -> Transfo
             types=config.get("type_vocab_size", 2), norm=norm, dropout=dropout,
         ),
         tower=Tower(dim, (block,) * config["num_hidden_layers"]),
-        head=head(config, kind),
+        head=head(config, kind, pooler),
         ties=tied(config, default=True) if kind == "MaskedLM" else (),
     )  # fmt: skip

@@ -44,7 +44,7 @@ def spec(config: Config) -> Transformer:
     )  # fmt: skip
     ffn = MLP(config["intermediate_size"], act(config["hidden_act"]))
     if config.get("use_parallel_residual", True):
-        block = Block(Residual(Parallel(attn, ffn, norm, norm), dropout=dropout))
+        block = Block(Residual(Parallel(attn, ffn, norm, norm, dropout)))
     else:
         block = Block(Residual(attn, pre=norm, dropout=dropout), Residual(ffn, pre=norm, dropout=dropout))
     return Transformer(

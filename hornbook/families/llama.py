@@ -63,7 +63,7 @@ def llama_like(
         for layer in range(config["num_hidden_layers"])
     )
     return Transformer(
-        stem=TokenStem(vocab=config["vocab_size"], dropout=config.get("embd_pdrop") or 0.0),
+        stem=TokenStem(vocab=config["vocab_size"]),
         tower=Tower(config["hidden_size"], blocks, norm),
         head=LMHead(vocab=config["vocab_size"]),
         ties=tied(config),

@@ -31,4 +31,4 @@ def weights(config: Config) -> Table:
 def spec(config: Config) -> Transformer:
     kind = KINDS[ARCHITECTURES.index(architecture(config, ARCHITECTURES))]
     padding = config.get("pad_token_id")
-    return encoders.encoder_like(config, kind, position_offset=(1 if padding is None else padding) + 1)
+    return encoders.encoder_like(config, kind, position_offset=(1 if padding is None else padding) + 1, pooler=False)

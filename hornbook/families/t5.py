@@ -73,8 +73,8 @@ def spec(config: Config) -> Seq2Seq:
     table = "{}.blocks.{}.attn.op.bias.table.weight"
     depths = (("encoder", layers), ("decoder", below_layers))
     return Seq2Seq(
-        encoder_stem=stem, encoder=Tower(dim, (Block(attention(False), ffn),) * layers, norm),
-        decoder_stem=stem, decoder=Tower(dim, (Block(attention(True), ffn, attention(False, True)),) * below_layers, norm),
+        encoder_stem=stem, encoder=Tower(dim, (Block(attention(False), ffn),) * layers, norm, dropout),
+        decoder_stem=stem, decoder=Tower(dim, (Block(attention(True), ffn, attention(False, True)),) * below_layers, norm, dropout),
         head=LMHead(vocab=config["vocab_size"], scale=scale),
         ties=(
             ("decoder_stem.tokens.weight", shared),

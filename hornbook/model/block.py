@@ -46,6 +46,7 @@ class Parallel:
     ffn: Spec
     attn_norm: Spec | None = None
     ffn_norm: Spec | None = None
+    dropout: float = 0.0  # of each
 
     def build(self, dim: int) -> ParallelLayer:
         return ParallelLayer(self, dim)
@@ -54,11 +55,12 @@ class Parallel:
 class ParallelLayer(nn.Module):
     def __init__(self, spec: Parallel, dim: int):
         super().__init__()
-        self.attn, self.ffn = spec.attn.build(dim), spec.ffn.build(dim)
+        self.dropout, self.attn, self.ffn = spec.dropout, spec.attn.build(dim), spec.ffn.build(dim)
         self.attn_norm, self.ffn_norm = build(spec.attn_norm, dim), build(spec.ffn_norm, dim)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        return self.attn(self.attn_norm(x), ctx) + self.ffn(self.ffn_norm(x), ctx)
+        y = F.dropout(self.attn(self.attn_norm(x), ctx), self.dropout, self.training)
+        return y + F.dropout(self.ffn(self.ffn_norm(x), ctx), self.dropout, self.training)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Tower:
     dim: int
     blocks: tuple[Block, ...]
     norm: Spec | None = None
+    dropout: float = 0.0  # of what comes out (T5)
 
     def build(self) -> TowerLayer:
         return TowerLayer(self)
@@ -98,7 +101,7 @@ class TowerLayer(nn.Module):
     def __init__(self, spec: Tower):
         super().__init__()
         self.blocks = nn.ModuleList(block.build(spec.dim) for block in spec.blocks)
-        self.norm = build(spec.norm, spec.dim)
+        self.norm, self.dropout = build(spec.norm, spec.dim), spec.dropout
         layers = [module for module in self.modules() if isinstance(module, AttentionLayer)]
         self.ropes = tuple(dict.fromkeys(layer.rope for layer in layers if layer.rope is not None))
 
@@ -108,4 +111,4 @@ class TowerLayer(nn.Module):
             ctx = replace(ctx, rotations={rope: rope.angles(positions_bt, x.dtype) for rope in self.ropes})
         for layer, block in enumerate(self.blocks):
             x = block(x, ctx if ctx.cache is None else replace(ctx, layer=layer))
-        return self.norm(x)
+        return F.dropout(self.norm(x), self.dropout, self.training)

@@ -68,6 +68,7 @@ class ClassHead:
     classes: int | None
     act: str | None = None
     dropout: float = 0.0
+    dense_dropout: float = 0.0  # before the dense layer, too (RoBERTa)
 
     def build(self, dim: int) -> ClassHeadLayer:
         return ClassHeadLayer(self, dim)
@@ -81,7 +82,7 @@ class ClassHeadLayer(nn.Module):
         self.out = nn.Linear(dim, spec.classes) if spec.classes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x_bd = x[:, 0]
+        x_bd = F.dropout(x[:, 0], self.spec.dense_dropout, self.training)
         if self.dense is not None:
             x_bd = activation(self.spec.act or "")(self.dense(x_bd))
         x_bd = F.dropout(x_bd, self.spec.dropout, self.training)

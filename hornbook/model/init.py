@@ -7,10 +7,13 @@ section 2.3). Norms are one, biases zero. The first loss is then ln(vocabulary).
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hornbook.model.attention import AttentionLayer
 from hornbook.model.block import TowerLayer
@@ -21,6 +24,22 @@ from hornbook.model.transformer import Tied
 
 Model = TypeVar("Model", bound=Tied)
 NORMS = (nn.LayerNorm, nn.RMSNorm, OffsetRMSNorm)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """What is built within has shapes and no memory, on the meta device, and nothing is drawn for it."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """Layers draw when they are built; on the meta device torch would load its compiler to draw nothing, two seconds long."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from hornbook.evals.task import bits_per_byte
 from hornbook.files import append_line, digest, read_lines, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
-from hornbook.model import TransformerModel, initialize
+from hornbook.model import TransformerModel, initialize, shapes_only
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
 from hornbook.stages.corpus import saved_documents, saved_rows
@@ -61,7 +61,7 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def check_model(recipe: Recipe) -> None:
     """Refuse, before any work is done, a `[model]` that cannot be built or that is too short for the recipe's rows."""
-    with torch.device("meta"):
+    with shapes_only():
         model = families.build({"vocab_size": recipe.vocab, **recipe.model}, "[model]")
     limit = families.context_length(model)
     if limit is None or limit < recipe.context:

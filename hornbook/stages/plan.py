@@ -40,10 +40,10 @@ def size_named(words: str) -> int:
 
 
 def _of_model(path: Path) -> dict[str, Any]:
-    import torch
 
     from hornbook.checkpoint.pretrained import model_folder, read_json
     from hornbook.families import FAMILIES, build, context_length
+    from hornbook.model import shapes_only
     from hornbook.plan.params import count
 
     file = path if path.is_file() and path.suffix == ".json" else model_folder(path) / "config.json"
@@ -52,7 +52,7 @@ def _of_model(path: Path) -> dict[str, Any]:
         raise UserError(
             "the config does not say which model it is", where=f"{file}: model_type", fix=f"add model_type: {', '.join(FAMILIES)}"
         )
-    with torch.device("meta"):
+    with shapes_only():
         model = build(config, str(file))
     found, context = count(model), context_length(model)
     cache = {"values_per_token": found.cache_values, "per_token": memory.size(found.cache_values, memory.FORMATS["bf16"])}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hornbook.families import FAMILIES
-from tests.reference.published import CASES, Case, answers, apart, gradients, round_trip, traced
+from tests.reference.published import CASES, Case, answers, apart, dropouts, dropped, gradients, round_trip, traced
 
 # transformers computes these families' norms, rotations or biases in float32, whatever the weights' type.
 EXACT_IN_FLOAT64 = {"gpt2", "bert", "roberta", "distilbert", "bart", "vit", "speech_ctc"}
@@ -52,3 +52,10 @@ def test_traced_in_one_graph(case: Case) -> None:
     """torch.compile without a graph break; the graph's answer is the model's."""
     eager, graph = traced(case)
     assert torch.allclose(graph, eager, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if dropouts(case)], ids=lambda case: case.name)
+def test_dropout_falls_where_it_does_in_transformers(case: Case) -> None:
+    a, b = dropped(case, 0.3)
+    assert float(apart(a, b).max()) < 1e-5
+    assert float(apart(a, answers(case, torch.float32)[0]).max()) > 0.01, "nothing was dropped"

@@ -270,3 +270,26 @@ def traced(case: Case) -> tuple[Tensor, Tensor]:
     inputs = inputs_of(case)
     torch._dynamo.reset()
     return ours(*inputs), torch.compile(ours, fullgraph=True, backend="eager")(*inputs)
+
+
+DROPOUTS = {
+    "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
+    "hidden_dropout", "dropout", "attention_dropout", "activation_dropout", "seq_classif_dropout", "qa_dropout", "dropout_rate",
+}  # fmt: skip
+
+
+def dropouts(case: Case) -> set[str]:
+    """The config fields of a case that are shares of dropped values."""
+    return DROPOUTS & set(oracle(case).config.to_dict())
+
+
+def dropped(case: Case, share: float) -> tuple[Tensor, Tensor]:
+    """Their output and ours in training, from one seed: equal only where both drop the same values in the same order."""
+    theirs = oracle(case, **dict.fromkeys(dropouts(case), share))
+    ours = loaded(*published(theirs))
+    outputs = []
+    for model, answer in ((theirs, lambda: answer_of(theirs, case, inputs_of(case))), (ours, lambda: ours(*inputs_of(case)))):
+        model.train()
+        torch.manual_seed(2)
+        outputs.append(answer().detach())
+    return outputs[0], outputs[1]
