@@ -13,22 +13,36 @@ import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from hornbook.errors import UserError, near
 from hornbook.text import bpe, chat
+from hornbook.text.scan import MACHINES, Rules
 from hornbook.text.split import PATTERNS, Splitter, literal, pattern_named
 
+if TYPE_CHECKING:
+    from hornbook.text import fast
+
 DEFAULT_SPECIALS = chat.SPECIALS
+SMALL, WORTH = 100_000, 300  # characters: up to the one no text waits for a compiler, under the other it would not pay
+MOST_COMPILED = 1 << 20  # rows: ids have twenty bits there
 NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 class Tokenizer:
-    """Byte-level BPE with special tokens; make one with `train` or `load`."""
+    """Byte-level BPE with special tokens; make one with `train` or `load`.
+
+    A text of more than SMALL bytes goes through compiled code (`fast`), which some seconds are spent on once per machine; a smaller
+    one never waits for it. The ids are the same.
+    """
+
+    _rules: Rules | None = None  # how compiled code cuts texts; None: it cannot
+    _compiled: fast.Encoder | None = None
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         """Read a parsed tokenizer.json and, where there is one, tokenizer_config.json; `where` names it in errors."""
@@ -44,6 +58,9 @@ class Tokenizer:
         self._words = bpe.Words(id_of, self._merges, self._pieces, self._whole)
         self._split = Splitter(published.patterns)
         self.patterns: Sequence[str] = self._split.patterns
+        every_byte = all(bytes([byte]) in id_of for byte in range(256))
+        if len(self.patterns) == 1 and every_byte and max(len(self._pieces), len(self._merges)) < MOST_COMPILED:
+            self._rules = MACHINES.get(self.patterns[0])
 
     @classmethod
     def train(
@@ -55,12 +72,14 @@ class Tokenizer:
         specials: Sequence[str] = DEFAULT_SPECIALS,
         progress: Callable[[int, int], None] | None = None,
         at_most: bool = False,
+        threads: int = 1,
     ) -> Tokenizer:
         """Learn a vocabulary of `vocab` rows: the 256 bytes, the merges, then the specials.
 
         `documents` is read once, one text at a time, and no token crosses from one into the next. `pattern` is a regular
         expression that replaces the named `split`; to open elsewhere, it has to mean the same to Oniguruma.
-        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`.
+        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`. Any number of `threads`, which
+        count, learns the same.
         """
         if isinstance(documents, str):
             raise UserError("documents is one string", why="it is an iterable of texts", fix="give [text] instead of text")
@@ -75,7 +94,7 @@ class Tokenizer:
         splitter = Splitter([pattern_named(split) if pattern is None else pattern])
         # A piece that is spelled like a special would share its key in the vocabulary of tokenizer.json.
         forbidden = {piece for piece in map(bpe.unspell, specials) if piece is not None}
-        pieces, merges = bpe.train(bpe.count_words(documents, splitter), rows, forbidden, progress)
+        pieces, merges = learned(documents, splitter, rows, forbidden, progress, threads)
         if len(pieces) < rows and not at_most:
             raise UserError(
                 f"too little text for vocab={vocab}",
@@ -127,21 +146,44 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; special strings in it stay ordinary text, and nothing is added."""
+        if self._fast(len(text)):
+            found: list[int] = self.encode_array(text).tolist()
+            return found
         if self.normalizer:
             text = unicodedata.normalize(self.normalizer, text)
         words = self._words
         return [i for word in self._split(text) for i in words[word]]
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
-        """`encode` as a uint32 array."""
+        """`encode` as a uint32 array: faster, for a list takes longer to make than its ids."""
+        encoder = self._fast(len(text))
+        if encoder:
+            return encoder([unicodedata.normalize(self.normalizer, text) if self.normalizer else text])[0]
         return np.array(self.encode(text), dtype=np.uint32)
 
-    def encode_batch(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    def encode_batch(self, texts: Iterable[str], threads: int = 1) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """Encode many texts into (ids, offsets): text n is ids[offsets[n]:offsets[n + 1]]."""
+        texts = list(texts)
+        encoder = self._fast(sum(map(len, texts)))
+        if encoder:
+            normal = self.normalizer
+            return encoder([unicodedata.normalize(normal, text) for text in texts] if normal else texts, threads)
         arrays = [self.encode_array(text) for text in texts]
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
         return np.concatenate([np.zeros(0, dtype=np.uint32), *arrays]), offsets
+
+    def _fast(self, size: int) -> fast.Encoder | None:
+        """Compiled code for a text of so many characters, where it can be had and pays."""
+        if self._rules is None or size < (WORTH if self._compiled else SMALL):
+            return None
+        if self._compiled is None:
+            from hornbook.text import fast
+
+            self._compiled = fast.Encoder(self._pieces, self._merges, self._rules, self._whole)
+            if not self._compiled.exact:
+                self._rules = None
+        return self._compiled if self._rules else None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text; a special shows as its name, and bytes that are no UTF-8 show as U+FFFD."""
@@ -310,6 +352,30 @@ class _Published:
                 self._refuse(f"its merge {merge!r} does not join two pieces into a third")
             pairs.append((id_of[left], id_of[right]))
         return pairs
+
+
+def learned(
+    documents: Iterable[str], splitter: Splitter, rows: int, forbidden: Collection[bytes],
+    progress: Callable[[int, int], None] | None, threads: int,
+) -> tuple[list[bytes], list[bpe.Pair]]:  # fmt: skip
+    """Pieces and merges, as `bpe.train` learns them: through compiled code where the documents are more than SMALL."""
+    documents, first, size = iter(documents), list[str](), 0
+    for document in documents:
+        first.append(document)
+        size += len(document)
+        if size > SMALL:
+            break
+    else:
+        return bpe.train(bpe.count_words(first, splitter), rows, forbidden, progress)
+    from hornbook.text import fast
+
+    rules = MACHINES.get(splitter.patterns[0])
+    counted = (
+        fast.count(chain(first, documents), rules, threads)
+        if rules
+        else fast.weighed(bpe.count_words(chain(first, documents), splitter))
+    )
+    return fast.train(counted, rows, forbidden, progress)
 
 
 def byte_level(

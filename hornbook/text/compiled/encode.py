@@ -1,0 +1,144 @@
+"""Documents -> ids.
+
+A piece of at most fifteen bytes is two machine words, which a table answers with its ids; what it lacks is merged and put there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+
+from hornbook.text.compiled.cut import (
+    BLOCK,
+    BYTES,
+    COMPILED,
+    HIGH,
+    I32,
+    I64,
+    INNER,
+    LENGTH_AT,
+    LOW,
+    U8,
+    U16,
+    U32,
+    U64,
+    boolean,
+    cut,
+    int64,
+    load64,
+    place,
+    prefetch,
+    uint64,
+)  # fmt: skip
+from hornbook.text.compiled.merge import PROBES, SHORT, merge, merge_long, merge_short
+from hornbook.text.scan import CLOSED
+
+INLINE = 6  # ids of a piece in the table, in two words of three, the count above the first three
+
+
+@njit(types.void(U64, int64, uint64, uint64, U32, int64, int64), **INNER)
+def keep(known, slot, a, b, ids, start, end):
+    """Put a piece of at most fifteen bytes into its slot of four words: itself; the count and three ids; three more ids."""
+    if end - start > INLINE:
+        return
+    first, second = np.uint64(end - start) << np.uint64(60), np.uint64(0)
+    for k in range(end - start):
+        if k < 3:
+            first |= np.uint64(ids[start + k]) << np.uint64(20 * k)
+        else:
+            second |= np.uint64(ids[start + k]) << np.uint64(20 * k - 60)
+    known[slot], known[slot + 1], known[slot + 2], known[slot + 3] = a, b, first, second
+
+
+@njit(int64(BYTES, I64, int64, I32, I32, U64, I32, U64, U64, U64, U32, int64, I32, U64, U64, I64), **INNER)
+def answer(buf, starts, pieces, byte_ids, byte_pairs, pairs, made, fixed, known, long, out, o, room, firsts, seconds, slots):
+    """Pieces -> their ids at out[o:]; the end. All are looked up first, so that memory answers while others are put."""
+    last, id_bits = len(known) - 1, np.uint64(0xFFFFF)
+    for z in range(pieces):
+        at = starts[z]
+        size = min(starts[z + 1] - at, 15)
+        a, b = load64(buf, at) & LOW[size], load64(buf, at + 8) & HIGH[size] | np.uint64(size) << LENGTH_AT
+        firsts[z], seconds[z], slots[z] = a, b, 4 * place(a, b, len(known) >> 2)
+        prefetch(known, slots[z])
+    for z in range(pieces):
+        at = starts[z]
+        size = starts[z + 1] - at
+        if size == 1:
+            out[o] = byte_ids[buf[at]]
+            o += 1
+            continue
+        if size > 15:
+            o = merge(buf, at, size, byte_ids, byte_pairs, pairs, made, fixed, long, out, o, room)
+            continue
+        a, b, s, probes = firsts[z], seconds[z], slots[z], 0
+        while (known[s] != a or known[s + 1] != b) and known[s + 1] != 0 and probes < PROBES:
+            s = (s + 4) & last
+            probes += 1
+        if known[s] == a and known[s + 1] == b:
+            first, second = known[s + 2], known[s + 3]
+            out[o] = first & id_bits
+            out[o + 1] = first >> np.uint64(20) & id_bits
+            out[o + 2] = first >> np.uint64(40) & id_bits
+            count = np.int64(first >> np.uint64(60))
+            if count > 3:
+                out[o + 3] = second & id_bits
+                out[o + 4] = second >> np.uint64(20) & id_bits
+                out[o + 5] = second >> np.uint64(40) & id_bits
+            o += count
+        else:
+            end = merge(buf, at, size, byte_ids, byte_pairs, pairs, made, fixed, long, out, o, room)
+            keep(known, s if probes < PROBES else slots[z], a, b, out, o, end)
+            o = end
+    return o
+
+
+@njit(int64(BYTES, I64, U8, U16, boolean, U64, I32, I32, U64, I32, U64, U64, U64, U32), **COMPILED)
+def encode(buf, ends, classes, table, any_case, joints, byte_ids, byte_pairs, pairs, made, fixed, known, long, out):
+    """Documents one after the other, document d up to byte ends[d] -> ids in `out`, how many; ends[d] becomes where its ids end."""
+    starts, room = np.empty(BLOCK + 3, np.int64), np.empty(4 * SHORT, np.int32)
+    firsts, seconds, slots = np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.int64)
+    i, o = 0, 0
+    for d in range(len(ends)):
+        n, state, m, last = ends[d], CLOSED, 0, i
+        while i < n:
+            i, state, last, m = cut(buf, i, n, state, last, classes, table, any_case, joints, starts, m)
+            pieces = m - 2  # the last start may still be taken back
+            if i >= n:
+                starts[m], pieces = n, m
+            o = answer(
+                buf, starts, pieces, byte_ids, byte_pairs, pairs, made, fixed, known, long, out, o, room, firsts, seconds, slots
+            )
+            starts[0], starts[1], m = starts[m - 2], starts[m - 1], 2
+        ends[d] = o
+    return o
+
+
+@njit(I64(BYTES, I64, I32, I32, U64, I32, boolean, U64), **COMPILED)
+def learn(buf, ends, byte_ids, byte_pairs, pairs, made, whole, known):
+    """Put the vocabulary, piece n up to byte ends[n + 1], into an empty table; returns how many ids each piece is merged to.
+
+    With `whole`, a piece is its own id, whatever its merges say.
+    """
+    room, counts, out = (
+        np.empty(4 * SHORT, np.int32),
+        np.zeros(len(ends) - 1, np.int64),
+        np.empty(ends[len(ends) - 1] + 1, np.uint32),
+    )
+    for n in range(len(counts)):
+        at, size = ends[n], ends[n + 1] - ends[n]
+        if size > SHORT:
+            counts[n] = merge_long(buf, at, size, byte_ids, pairs, made, out, 0)
+        elif size > 0:
+            counts[n] = merge_short(buf, at, size, byte_ids, byte_pairs, pairs, made, out, 0, room)
+        if not 1 < size <= 15:
+            continue
+        if whole:
+            out[0] = n
+        a, b = load64(buf, at) & LOW[size], load64(buf, at + 8) & HIGH[size] | np.uint64(size) << LENGTH_AT
+        slot = 4 * place(a, b, len(known) >> 2)
+        for probe in range(PROBES):
+            s = (slot + 4 * probe) & (len(known) - 1)
+            if known[s + 1] == 0:
+                keep(known, s, a, b, out, 0, 1 if whole else counts[n])
+                break
+    return counts

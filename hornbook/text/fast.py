@@ -1,0 +1,202 @@
+"""The compiled path from Python: texts in, ids out; documents in, merges out.
+
+Importing this module imports Numba, and the first time on a machine compiles: small inputs never come here, see `tokenizer`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hornbook.text.bpe import BYTE_ORDER, Pair, utf8
+from hornbook.text.compiled import count as counting
+from hornbook.text.compiled import cut, encode, learn, merge
+from hornbook.text.scan import Rules, classes, machine
+
+BATCH = 1 << 22  # bytes of text per call
+KNOWN, KNOWN_LONG = 1 << 18, 1 << 13  # pieces that an encoder remembers
+Ids = npt.NDArray[np.uint32]
+
+
+class Encoder:
+    """Merges as tables, and for each thread a cache of pieces that it has met.
+
+    `exact`: false where long pieces are not what their merges make, which `whole` allows and the tables have no room for.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], merges: Sequence[Pair], rules: Rules, whole: bool = False):
+        id_of = {piece: i for i, piece in enumerate(pieces) if piece}
+        pairs = np.array(merges, np.int32).reshape(-1, 2)
+        self._made = np.array([id_of[pieces[a] + pieces[b]] for a, b in merges], np.int32)
+        self._byte_ids = np.array([id_of[bytes([byte])] for byte in range(256)], np.int32)
+        self._pairs = merge.pair_table(
+            np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]), np.arange(len(pairs), dtype=np.int32)
+        )
+        self._byte_pairs = np.full(1 << 16, merge.NONE, np.int32)
+        byte_of = {i: byte for byte, i in enumerate(self._byte_ids.tolist())}
+        for rank in range(len(merges) - 1, -1, -1):
+            a, b = merges[rank]
+            if a in byte_of and b in byte_of:
+                self._byte_pairs[byte_of[a] << 8 | byte_of[b]] = rank
+        self._text = classes(), machine(rules), rules.contractions > 1, cut.joints_of(pieces)
+        self._tables = self._byte_ids, self._byte_pairs, self._pairs, self._made
+        buf, ends = _joined(pieces)
+        self._first = np.zeros(4 * KNOWN, np.uint64)
+        counts = encode.learn(buf, ends, *self._tables, whole, self._first)
+        self._fixed = np.zeros(0, np.uint64)
+        exceptions = [(piece, i) for i, piece in enumerate(pieces) if whole and piece and counts[i] != 1]
+        self.exact = all(len(piece) <= merge.SHORT for piece, _ in exceptions)
+        if self.exact and exceptions:
+            self._fix(exceptions)
+        self._rooms: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]] = []
+
+    def _fix(self, exceptions: Sequence[tuple[bytes, int]]) -> None:
+        """A table of the pieces that their merges do not make."""
+        self._fixed = np.zeros(merge.LONG * (1 << (4 * len(exceptions)).bit_length()), np.uint64)
+        for piece, i in exceptions:
+            buf, ids = np.frombuffer(piece + bytes(cut.PAD), np.uint8), np.array([i], np.uint32)
+            hashed = cut.key(buf, 0, len(piece))
+            slot = -1 - merge.find_long(self._fixed, buf, 0, len(piece), hashed)
+            merge.keep_long(self._fixed, slot, buf, 0, len(piece), hashed, ids, 0, 1)
+
+    def __call__(self, texts: Sequence[str], threads: int = 1) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """(ids, offsets): text n is ids[offsets[n]:offsets[n + 1]]."""
+        batches = _batches(map(utf8, texts), BATCH if threads == 1 else BATCH // 8)
+        if threads > 1 and len(texts) > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                done = list(pool.map(self._batch, batches))
+        else:
+            done = [self._batch(batch) for batch in batches]
+        offsets = np.zeros(1 + sum(len(ends) for _, ends in done), np.int64)
+        start, text = 0, 1
+        for ids, ends in done:
+            offsets[text : text + len(ends)] = ends + start
+            start, text = start + len(ids), text + len(ends)
+        return np.concatenate([ids for ids, _ in done]) if len(done) != 1 else done[0][0], offsets
+
+    def _batch(self, parts: Sequence[bytes]) -> tuple[Ids, npt.NDArray[np.int64]]:
+        buf, offsets = _joined(parts)
+        ends = offsets[1:].copy()
+        out = np.empty(offsets[-1] + encode.INLINE, np.uint32)
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = self._first.copy(), np.zeros(merge.LONG * KNOWN_LONG, np.uint64)
+        count = encode.encode(buf, ends, *self._text, *self._tables, self._fixed, *room, out)
+        self._rooms.append(room)
+        return out[:count].copy(), ends
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Distinct pieces one behind the other in `text`, the bytes of each, and how often it stands in the documents.
+
+    A piece may stand there several times, once for each thread that met it: counts of pairs are sums.
+    """
+
+    text: npt.NDArray[np.uint8]
+    sizes: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.int64]
+
+
+def count(documents: Iterable[str], rules: Rules, threads: int = 1) -> Counted:
+    """Count the pieces of documents; memory grows with the distinct pieces, not with the text."""
+    batches, lock = _batches(map(utf8, documents)), threading.Lock()
+    tables = classes(), machine(rules), rules.contractions > 1
+
+    def counter() -> Counted:
+        slots, text, ends, known, used = (
+            np.zeros(1 << 16, np.uint64), np.empty(1 << 16, np.uint8), np.zeros(1 << 12, np.int64), 0, 0,
+        )  # fmt: skip
+        while True:
+            with lock:
+                batch = next(batches, None)
+            if batch is None:
+                break
+            buf, offsets = _joined(batch)
+            slots, text, ends, known, used = counting.count(buf, offsets[1:].copy(), *tables, slots, text, ends, known, used)
+        weights, of_slot = np.zeros(known, np.int64), slots.reshape(-1, 4)
+        of_slot = of_slot[of_slot[:, 2] > 0]
+        weights[of_slot[:, 2].astype(np.int64) - 1] = of_slot[:, 3]
+        return Counted(text[:used], np.diff(ends[: known + 1]), weights)
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = [task.result() for task in [pool.submit(counter) for _ in range(threads)]]
+    return Counted(*(np.concatenate([getattr(one, name) for one in found]) for name in ("text", "sizes", "weights")))
+
+
+def weighed(words: Mapping[str, int]) -> Counted:
+    """Pieces that were counted elsewhere."""
+    parts = [utf8(word) for word in words]
+    sizes = np.array([len(part) for part in parts], np.int64)
+    return Counted(np.frombuffer(b"".join(parts), np.uint8), sizes, np.array(list(words.values()), np.int64))
+
+
+def train(
+    counted: Counted, rows: int, forbidden: Collection[bytes] = (), progress: Callable[[int, int], None] | None = None
+) -> tuple[list[bytes], list[Pair]]:
+    """`bpe.train` in compiled code: the same merges. `progress` is called some times a second."""
+    row, owner, symbols, end = _row(counted, forbidden)
+    at, sizes = np.zeros(rows + len(forbidden), np.int64), np.zeros(rows + len(forbidden), np.int64)
+    at[:256], sizes[:256] = np.arange(end, end + 256), 1
+    sizes[rows:] = [len(piece) for piece in forbidden]
+    at[rows:] = end + 256 + np.cumsum(sizes[rows:]) - sizes[rows:]
+    state, learned = np.zeros(2, np.int64), np.zeros(3 * 2 * rows, np.int32)  # two merges may make one token
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(learn.merges, row, owner, end, symbols, counted.weights, at, sizes, rows, state, learned)
+        try:
+            while not task.done():
+                wait([task], timeout=0.1)
+                if progress and state[0]:
+                    progress(int(state[0]), rows)
+        except BaseException:
+            state[1] = 1  # Ctrl-C ends the learning, too
+            raise
+        merges = learned[: 3 * task.result()].reshape(-1, 3).tolist()
+    pieces = [bytes([byte]) for byte in BYTE_ORDER]
+    for a, b, new in merges:
+        if new == len(pieces):
+            pieces.append(pieces[a] + pieces[b])
+    return pieces, [(a, b) for a, b, _ in merges]
+
+
+def _row(counted: Counted, forbidden: Collection[bytes]) -> tuple[Any, ...]:
+    """All pieces in one row with a byte between them, then the alphabet and the forbidden tokens; see `learn.merges`."""
+    number = np.repeat(np.arange(len(counted.sizes), dtype=np.int32), counted.sizes)
+    place, end = np.arange(len(counted.text)) + number + 1, len(counted.text) + len(counted.sizes) + 1
+    tail = np.frombuffer(BYTE_ORDER + b"".join(forbidden), np.uint8)
+    row = np.zeros(end + len(tail) + cut.PAD, np.uint8)
+    row[place], row[end : end + len(tail)] = counted.text, tail
+    symbols, owner = np.full(end, learn.EDGE, np.int32), np.zeros(end, np.int32)
+    ids = np.zeros(256, np.int32)
+    ids[np.frombuffer(BYTE_ORDER, np.uint8)] = np.arange(256)
+    symbols[place], owner[place] = ids[counted.text], number
+    return row, owner, symbols, end
+
+
+def _batches(parts: Iterable[bytes], most: int = BATCH) -> Iterator[list[bytes]]:
+    """Lists of texts of about so many bytes."""
+    batch: list[bytes] = []
+    size = 0
+    for part in parts:
+        batch.append(part)
+        size += len(part)
+        if size >= most:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _joined(parts: Iterable[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Texts one after the other, with room to read on, and where each starts and the last ends."""
+    parts = list(parts)
+    ends = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=ends[1:])
+    return np.frombuffer(b"".join([*parts, bytes(cut.PAD)]), np.uint8), ends
