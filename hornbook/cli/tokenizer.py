@@ -175,7 +175,7 @@ class Glitch:
     model: str | None = None
     """A model folder, a run folder, or hf:OWNER/NAME."""
     probe: int = 0
-    """Ask the model to repeat so many suspects, and as many frequent tokens."""
+    """Ask the model to repeat so many suspects, and as many ordinary words."""
     fix: Path | None = None
     """Write the model there with the suspects' rows begun anew near the mean of the used rows."""
     language: str = "en"
@@ -209,10 +209,10 @@ def glitch(arguments: Sequence[str]) -> None:
     print(f"{record['out_of_reach']:,} rows that no text can use, {unused}{record['suspected']:,} suspects", end="")
     print(f", the first {SHOWN} above" if record["suspected"] > SHOWN else "")
     print(record["explained"], record["note"], sep="\n")
-    if "frequent_asked" in record:
+    if "ordinary_asked" in record:
         asked = [row["repeats"] for row in record["suspects"] if "repeats" in row]
-        frequent = f"{record['frequent_repeated']} of {record['frequent_asked']} frequent tokens"
-        print(f"Repeated: {sum(asked)} of {len(asked)} suspects, {frequent}")
+        words = f"{record['ordinary_repeated']} of {record['ordinary_asked']} ordinary words"
+        print(f"Repeated: {sum(asked)} of {len(asked)} suspects, {words}")
 
 
 SHOWN = 40  # rows of a list on the screen; --json and --html have more

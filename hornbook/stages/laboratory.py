@@ -9,8 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hornbook.data.documents import Intake
 from hornbook.data.sources import open_corpus
 from hornbook.data.town import Town
@@ -130,7 +128,7 @@ def glitches(
         "explained": rows_explained(rows, tokenizer.document, {}, name).explained(), "suspects": [asdict(one) for one in found],
     }  # fmt: skip
     if model is not None and probe:
-        _probe(record, model, tokenizer, probe, counts)
+        _probe(record, model, tokenizer, probe)
     if model is not None and fix is not None:
         _mended(model, tokenizer, [one.id for one in found], known, counts, fix)
     return record
@@ -138,12 +136,12 @@ def glitches(
 
 def _note(by_rows: bool) -> str:
     if by_rows:
-        return f"Distance to the rows that no text can use, where 1 is their own; up to {lab_glitch.NEAR} is suspected."
+        return f"Distance to the rows known to be untrained, where 1 is their own; up to {lab_glitch.NEAR} is suspected."
     return "What the corpus never produced; whether a model was taught it, only its rows can tell."
 
 
-def _probe(record: dict[str, Any], model: Model, tokenizer: Tokenizer, count: int, counts: Any) -> None:
-    """Ask for the first suspects and, as a control, for as many of the most frequent tokens."""
+def _probe(record: dict[str, Any], model: Model, tokenizer: Tokenizer, count: int) -> None:
+    """Ask for the first suspects and, as a control, for as many ordinary words."""
     from hornbook.generation.decode import generate
     from hornbook.generation.sampling import Sampling
 
@@ -152,9 +150,9 @@ def _probe(record: dict[str, Any], model: Model, tokenizer: Tokenizer, count: in
 
     for row in islice(record["suspects"], count):
         row["repeats"] = lab_glitch.repeats(tokenizer, row["id"], continued)
-    frequent = [] if counts is None else [int(i) for i in np.argsort(-counts)[:count] if counts[i]]
-    record["frequent_repeated"] = sum(lab_glitch.repeats(tokenizer, token, continued) for token in frequent)
-    record["frequent_asked"] = len(frequent)
+    ordinary = lab_glitch.ordinary_words(tokenizer, [row["id"] for row in record["suspects"]], count)
+    record["ordinary_repeated"] = sum(lab_glitch.repeats(tokenizer, token, continued) for token in ordinary)
+    record["ordinary_asked"] = len(ordinary)
 
 
 def _mended(model: Model, tokenizer: Tokenizer, ids: list[int], known: Any, counts: Any, folder: Path) -> None:

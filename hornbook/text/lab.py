@@ -85,7 +85,7 @@ class Kind:
 def kinds(learn: Sequence[str], held_out: Sequence[str], rows: Iterable[int] = BPE_ROWS) -> list[Kind]:
     """Bytes, characters, words and BPE, learned from one corpus and measured on other documents of it.
 
-    Words are tried twice, with every word that was seen and with the most frequent alone, as many as the largest BPE has rows.
+    Words are tried with every word that was seen, and with the most frequent where they outnumber the largest BPE's rows.
     """
     size = sum(len(text.encode()) for text in held_out)
     if not size or not any(learn):
@@ -93,11 +93,10 @@ def kinds(learn: Sequence[str], held_out: Sequence[str], rows: Iterable[int] = B
     trained = [Tokenizer.train(learn, vocab=wanted, specials=(), at_most=True) for wanted in rows]
     found = [Kind("bytes", 256, size, 0.0, 1.0)]
     letters, words = (Counter(part for text in learn for part in cut(text)) for cut in (list, PIECES.findall))
-    most = max((tokenizer.vocab_size for tokenizer in trained), default=len(words))
-    frequent = Counter(dict(words.most_common(most)))
-    for name, known, cut in (
-        ("characters", letters, list), ("words", words, PIECES.findall), ("frequent words", frequent, PIECES.findall),
-    ):  # fmt: skip
+    tried = {"characters": (letters, list), "words": (words, PIECES.findall)}
+    if (most := max(tokenizer.vocab_size for tokenizer in trained)) < len(words):
+        tried["frequent words"] = Counter(dict(words.most_common(most))), PIECES.findall
+    for name, (known, cut) in tried.items():
         parts = [part for text in held_out for part in cut(text)]
         lost = sum(part not in known for part in parts)
         found.append(Kind(name, len(known) + 1, len(parts), lost / len(parts), size / len(parts)))  # one row for unknown

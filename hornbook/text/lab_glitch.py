@@ -5,7 +5,8 @@ untrained without asking anyone (rows past the last token, tokens out of every t
 has), and every row that lies where those lie is under suspicion (Land and Bartolo, "Fishing for Magikarp", 2024, section 3). In
 an output matrix all untrained rows are pushed the same way, away from every answer; in an input matrix they stay where they
 began, or shrink with weight decay. In both, a trained row has left the place, so one measure serves: the distance to the mean of
-the known untrained rows, where 1 is their own median distance.
+the known untrained rows, where 1 is their own median distance. Where no row is known, the untrained rows of an output matrix show
+themselves: they lie far closer together than any rows that were taught.
 """
 
 from __future__ import annotations
@@ -48,11 +49,6 @@ def never_produced(tokenizer: Tokenizer, rows: int) -> Rows:
 
 def distances(weights_vd: NDArray[Any], known: Rows) -> NDArray[np.float64]:
     """Each row's distance (V) to the mean of the rows known to be untrained, in units of their own median distance."""
-    if known.sum() < 2:
-        raise UserError(
-            "no rows are known to be untrained", why="no row lies past the tokens and every token is reachable",
-            fix="give a corpus: what it never produces can stand for them",
-        )  # fmt: skip
     weights = np.asarray(weights_vd, np.float64)
     away = np.linalg.norm(weights - weights[known].mean(0), axis=1)
     return away / max(float(np.median(away[known])), 1e-12)
@@ -76,18 +72,38 @@ def unused(tokenizer: Tokenizer, counts: NDArray[np.int64]) -> list[Suspect]:
     return [Suspect(i, shown(tokenizer.token_bytes(i)), 0) for i in _plain(tokenizer) if counts[i] == 0 and not known[i]]
 
 
+def densest(weights_vd: NDArray[Any], most: int = 8192, neighbours: int = 8) -> Rows:
+    """The rows (V) of the closest crowd: a row and its nearest neighbours, of at most `most` rows drawn from a seed.
+
+    Where it is not twice as close as rows commonly are, there is no crowd, and no row is returned.
+    """
+    ids = np.random.default_rng(0).permutation(len(weights_vd))[:most]
+    rows = np.asarray(weights_vd[ids], np.float32)
+    square, crowd = (rows * rows).sum(1), np.zeros(len(weights_vd), bool)
+    if len(ids) <= neighbours:
+        return crowd
+    reach, near = np.empty(len(ids)), np.empty((len(ids), neighbours + 1), np.int64)
+    for start in range(0, len(ids), 1024):
+        part = slice(start, start + 1024)
+        apart = square[part, None] + square - 2 * rows[part] @ rows.T
+        near[part] = np.argpartition(apart, neighbours, axis=1)[:, : neighbours + 1]
+        reach[part] = np.sqrt(np.maximum(np.take_along_axis(apart, near[part], axis=1).max(1), 0))
+    if reach.min() <= np.median(reach) / 2:
+        crowd[ids[near[reach.argmin()]]] = True
+    return crowd
+
+
 def suspects(tokenizer: Tokenizer, matrices: Sequence[NDArray[Any]], counts: NDArray[np.int64] | None = None) -> list[Suspect]:
     """The tokens whose rows lie among untrained rows in every matrix (V, D), the nearest first.
 
     The matrices are a model's input and output embedding, one where they are tied; `norm` and `similarity` (the cosine to the
-    mean untrained row) are those of the last. Tokens that no text can use are what the others are compared with, not suspects;
-    where there are none, those that the corpus never produced stand for them.
+    mean untrained row) are those of the last. Tokens that no text can use are what the others are compared with, not suspects.
     """
     weights = np.asarray(matrices[-1], np.float64)
     known = never_produced(tokenizer, len(weights))
-    reference = known
-    if known.sum() < 2 and counts is not None:
-        reference = np.concatenate([counts == 0, np.ones(len(known) - len(counts), bool)])
+    reference = known if known.sum() > 1 else densest(matrices[-1])
+    if not reference.any():
+        return []
     away = np.max([distances(matrix, reference) for matrix in matrices], axis=0)
     norms, mean = np.linalg.norm(weights, axis=1), weights[reference].mean(0)
     alike = weights @ mean / np.maximum(norms * np.linalg.norm(mean), 1e-12)
@@ -139,12 +155,17 @@ def repeats(tokenizer: Tokenizer, token: int, continued: Callable[[Sequence[int]
 
     `continued(ids, count)` is the model's greedy continuation. The token stands in the prompt by its id, not by its text.
     """
-    space, quote = (
-        tokenizer.encode("Repeat: apple. Answer: apple.\nRepeat: river. Answer: river.\nRepeat: "),
-        tokenizer.encode(". Answer:"),
-    )
-    said = tokenizer.decode_bytes(continued([*space, token, *quote], 4)).strip()
-    return bool(said) and said.startswith(tokenizer.token_bytes(token).strip() or b"\0")
+    asked = tokenizer.encode("Repeat: apple. Answer: apple.\nRepeat: river. Answer: river.\nRepeat:")
+    said = tokenizer.decode_bytes(continued([*asked, token, *tokenizer.encode(". Answer:")], 6)).strip()
+    piece = tokenizer.token_bytes(token).strip()
+    return bool(piece) and said.startswith(piece)
+
+
+def ordinary_words(tokenizer: Tokenizer, but: Sequence[int], count: int) -> list[int]:
+    """Tokens that are words of four letters or more, drawn from a seed: what the suspects' answers are compared with."""
+    words = [i for i in _plain(tokenizer) if (t := shown(tokenizer.token_bytes(i)))[0] == " " and t[4:] and t[1:].isalpha()]
+    left = sorted(set(words) - set(but))
+    return [left[i] for i in np.random.default_rng(0).permutation(len(left))[:count]]
 
 
 def reinitialized(weights_vd: NDArray[Any], ids: Sequence[int], used: Rows, seed: int = 0) -> NDArray[Any]:
