@@ -75,7 +75,8 @@ def unused(tokenizer: Tokenizer, counts: NDArray[np.int64]) -> list[Suspect]:
 def densest(weights_vd: NDArray[Any], most: int = 8192, neighbours: int = 8) -> Rows:
     """The rows (V) of the closest crowd: a row and its nearest neighbours, of at most `most` rows drawn from a seed.
 
-    Where it is not twice as close as rows commonly are, there is no crowd, and no row is returned.
+    Where it is not twice as close as half of all rows are to their neighbours, there is no crowd, and no row is returned.
+    In a small model, words that were seen a few times and mean the same can be such a crowd too: a lead, not a proof.
     """
     ids = np.random.default_rng(0).permutation(len(weights_vd))[:most]
     rows = np.asarray(weights_vd[ids], np.float32)
