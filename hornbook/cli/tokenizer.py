@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hornbook.cli.console import parse, voice
+from hornbook.cli.console import opened, parse, voice
 from hornbook.errors import UserError, near
 
 
@@ -169,7 +169,8 @@ def vocab(arguments: Sequence[str]) -> None:
 class Glitch:
     """List tokens that no document of a corpus produces, and with a model the rows that were never trained."""
 
-    tokenizer: Annotated[str, tyro.conf.Positional]
+    tokenizer: Annotated[str, tyro.conf.Positional] = ""
+    """By default the model's."""
     data: str | None = None
     """A corpus: town, shakespeare, python, a path, hf:OWNER/NAME."""
     model: str | None = None
@@ -189,17 +190,20 @@ def glitch(arguments: Sequence[str]) -> None:
     settings = parse(Glitch, "tokenizer glitch", arguments)
     if settings.model is None and (settings.fix or settings.probe):
         raise UserError("--probe and --fix need a model", where="hornbook tokenizer glitch", fix="add --model FOLDER")
-    from hornbook.stages.laboratory import corpus_texts, glitches
+    from hornbook.families import decoder
+    from hornbook.stages.laboratory import corpus_texts, glitches, open_tokenizer
     from hornbook.text.lab_page import glitch_page
 
+    if not settings.tokenizer and settings.model is None:
+        raise UserError("glitch needs a tokenizer or a model", fix="hornbook tokenizer glitch TOKENIZER --data town")
     model = None
     if settings.model is not None:
-        from hornbook.cli.console import opened
-        from hornbook.families import decoder
-
-        model = decoder(opened(settings.model)[0], settings.model)
+        loaded, tokenizer = opened(settings.model)
+        model = decoder(loaded, settings.model)
+    if settings.tokenizer:
+        tokenizer = open_tokenizer(settings.tokenizer)
     texts = None if settings.data is None else corpus_texts(settings.data, settings.language, settings.corpus_bytes)
-    record = glitches(settings.tokenizer, texts, model, settings.probe, settings.fix)
+    record = glitches(settings.tokenizer or str(settings.model), tokenizer, texts, model, settings.probe, settings.fix)
     if not _told(record, settings.json, settings.html, glitch_page):
         return
     names = [name for name in ("id", "piece", "uses", "distance", "norm", "similarity", "repeats")

@@ -66,11 +66,16 @@ def compared(names: Sequence[str], text: Path | None) -> dict[str, Any]:
 
 
 def kinds_compared(data: str, language: str, size: int) -> dict[str, Any]:
-    """Bytes, characters, words and BPE on one corpus: what is held out is the manual's other half, or every tenth document."""
+    """Bytes, characters, words and BPE on one corpus: what is held out is the manual's other half, or every tenth document.
+
+    A corpus of fewer documents is cut into its lines.
+    """
     if data in HOME:
         learned, held = home_texts(data), [halves(language)[1] for language in HOME[data]]
     else:
         texts = list(corpus_texts(data, language, size))
+        if len(texts) < HELD_OUT:
+            texts = [line for text in texts for line in text.splitlines(keepends=True)]
         held = texts[HELD_OUT - 1 :: HELD_OUT]
         learned = [text for i, text in enumerate(texts) if i % HELD_OUT != HELD_OUT - 1]
     of = f"{data}, {language}" if data == "town" else data
@@ -107,17 +112,16 @@ def matrices(model: Model) -> list[Any]:
 
 
 def glitches(
-    name: str, texts: Iterator[str] | None, model: Model | None, probe: int = 0, fix: Path | None = None
+    name: str, tokenizer: Tokenizer, texts: Iterator[str] | None, model: Model | None, probe: int = 0, fix: Path | None = None
 ) -> dict[str, Any]:
     """The suspects of a vocabulary by a corpus, by a model's rows, or by both; the first `probe` of them are asked to be repeated.
 
     With `fix`, the model is written there with the suspects' rows set to the mean of the used rows, and noise.
     """
-    tokenizer = open_tokenizer(name)
     weights = matrices(model) if model is not None else []
     counts = None if texts is None else lab_glitch.usage(tokenizer, texts)
     if not weights and counts is None:
-        raise UserError("glitch needs a corpus or a model", fix="hornbook tokenizer glitch TOKENIZER --data town")
+        raise UserError("glitch needs a corpus or a model", fix="add --data town, or --model FOLDER")
     none = [] if counts is None else lab_glitch.unused(tokenizer, counts)
     found = lab_glitch.suspects(tokenizer, weights, counts) if weights else none
     rows = len(weights[0]) if weights else tokenizer.vocab_size

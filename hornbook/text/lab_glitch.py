@@ -172,7 +172,8 @@ def ordinary_words(tokenizer: Tokenizer, but: Sequence[int], count: int) -> list
 def reinitialized(weights_vd: NDArray[Any], ids: Sequence[int], used: Rows, seed: int = 0) -> NDArray[Any]:
     """A copy of the matrix in which the rows `ids` are the mean of the used rows with a tenth of their spread as noise."""
     if not used.any():
-        raise UserError("no used row to begin from", fix="give a corpus, or the rows that training reached")
+        why = "every row lies among untrained ones, or is unused"
+        raise UserError("no used row to begin from", why=why, fix="train the model first, or give a corpus that it knows")
     weights = np.array(weights_vd)
     center, spread = weights[used].mean(0), weights[used].std(0)
     noise = np.random.default_rng(seed).standard_normal((len(ids), weights.shape[1]))

@@ -46,7 +46,8 @@ def _text_bars(found: Record) -> Html:
 
 
 def _cuts(probe: str, found: Record) -> Html:
-    return page.caption(probe, *(page.row(page.paragraph(f"{name}: {len(p)}"), page.tokens(p)) for name, p in found.items()))
+    rows = [[name, len(pieces), page.tokens(pieces)] for name, pieces in found.items()]
+    return page.caption(probe, page.table(["tokenizer", "tokens", "cuts"], rows))
 
 
 def inspect_page(record: Record) -> str:
@@ -62,7 +63,8 @@ def inspect_page(record: Record) -> str:
         page.section("Byte alphabet", page.tokens([t["spelled"] for t in tokens], ids),
                      note="As published vocabularies spell the same bytes: Ġ is a space, Ċ the end of a line."),
         page.section("Tokens", page.table(["id", "piece", "bytes", "spelled"],
-                                          [[str(t["id"]), t["piece"], t["bytes"], t["spelled"]] for t in tokens])),
+                                          [[str(t["id"]), t["piece"].replace(" ", "·"), t["bytes"], t["spelled"]]
+                                           for t in tokens])),
         page.section("Characters", page.table(["character", "code point", "ord", "name", "UTF-8"],
                                               [[c["character"], c["code"], str(c["ord"]), c["name"], c["bytes"]]
                                                for c in record["characters"]])),

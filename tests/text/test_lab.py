@@ -8,28 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tokenizer_lab import gpt2
 from hornbook.errors import UserError
 from hornbook.stages.laboratory import HOME, home, home_texts
 from hornbook.text import lab
 from hornbook.text.lab_samples import MANUALS, domains, halves, records, sample, yaml
-from hornbook.text.split import PATTERNS
-from hornbook.text.tokenizer import Tokenizer, byte_level
+from hornbook.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def gpt2(data_folder: Path) -> Tokenizer:
-    """GPT-2's published pair of files, as one tokenizer.json."""
-    folder = data_folder / "tokenizers" / "gpt2"
-    vocab = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    end = {"<|endoftext|>": vocab.pop("<|endoftext|>")}
-    merges = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
-    return Tokenizer(byte_level(vocab, merges, [PATTERNS["gpt2"]], end))
-
-
-@pytest.fixture(scope="module")
-def tokens(gpt2: Tokenizer) -> dict[str, dict[str, int]]:
+def tokens(data_folder: Path) -> dict[str, dict[str, int]]:
     """Tokens by text and tokenizer."""
-    found = lab.compare({"gpt2": gpt2, **{name: home(name) for name in ("home-zh", "home-en")}}, domains())
+    found = lab.compare({"gpt2": gpt2(data_folder), **{name: home(name) for name in ("home-zh", "home-en")}}, domains())
     return {title: {name: m["tokens"] for name, m in row.items()} for title, row in found["texts"].items()}
 
 
