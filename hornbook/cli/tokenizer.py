@@ -250,15 +250,9 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _cell(value: Any) -> str:
-    return (
-        ""
-        if value is None
-        else str(value)
-        if isinstance(value, str | bool)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:.2f}"
-    )
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else str(value) if isinstance(value, str | bool) else f"{value:,}"
 
 
 def _dots(piece: str) -> str:

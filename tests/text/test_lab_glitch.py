@@ -19,6 +19,7 @@ from hornbook.data.batches import Batches, StreamRows
 from hornbook.data.town import Town
 from hornbook.errors import UserError
 from hornbook.families import build
+from hornbook.generation.sampling import Sampling, choose
 from hornbook.model import TransformerModel, initialize
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
@@ -143,9 +144,11 @@ def test_a_mended_row_lies_with_the_used_ones_and_opens_again(trained: Trained, 
 
 
 def test_a_masked_token_is_never_sampled() -> None:
-    logits = np.array([0.0, 9.0, 1.0, 8.0]) + lab_glitch.never([1, 3], 4)
-    chances = np.exp(logits - logits.max())
-    assert chances[[1, 3]].tolist() == [0, 0] and logits.argmax() == 2
+    logits = torch.tensor([[0.0, 9.0, 1.0, 8.0]]).expand(500, -1)
+    draws = [torch.Generator().manual_seed(seed) for seed in range(500)]
+    hot = Sampling(temperature=5.0)
+    assert {1, 3} <= set(choose(logits, hot, draws).tolist())
+    assert set(choose(logits + torch.from_numpy(lab_glitch.never([1, 3], 4)), hot, draws).tolist()) == {0, 2}
 
 
 def test_a_reinitialized_row_is_the_mean_and_a_little_noise() -> None:
@@ -193,7 +196,7 @@ def test_smollm2_has_glitch_tokens_and_cannot_say_them() -> None:
     assert not any(common[one.id] for one in found)
 
     def continued(ids: Any, count: int) -> list[int]:
-        sampling = hornbook.Sampling(max_tokens=count)
+        sampling = Sampling(max_tokens=count)
         return hornbook.generate(model, tokenizer, [ids], sampling)[0].tokens
 
     said = [lab_glitch.repeats(tokenizer, one.id, continued) for one in found[:4]]
