@@ -17,7 +17,7 @@ from hornbook.errors import Interrupted, UserError
 
 VERBS = {
     "quickstart": "raw text to a model that talks, in minutes",
-    "tokenizer": "train a tokenizer, or see a text as tokens",
+    "tokenizer": "train a tokenizer, see a text as tokens, compare and examine vocabularies",
     "prepare": "read and clean a corpus, learn its vocabulary, write token shards",
     "pretrain": "train a model from nothing, as a recipe says",
     "sft": "teach a pretrained model to answer, as a recipe says",
