@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -263,8 +264,21 @@ def _columns(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-ACTIONS = {"train": train, "encode": encode, "compare": compare, "inspect": inspect, "vocab": vocab, "glitch": glitch}
-SETTINGS = (Train, Encode, Compare, Inspect, Vocab, Glitch)
+@dataclass(frozen=True)
+class Warm:
+    """Compile what encodes and learns from large texts, once per machine; it would else happen with the first of them."""
+
+
+def warm(arguments: Sequence[str]) -> None:
+    parse(Warm, "tokenizer warm", arguments)
+    start = time.perf_counter()
+    from hornbook.text import fast
+
+    print(f"{fast.__name__} is ready after {time.perf_counter() - start:.1f} s")
+
+
+ACTIONS = {"train": train, "encode": encode, "compare": compare, "inspect": inspect, "vocab": vocab, "glitch": glitch, "warm": warm}
+SETTINGS = (Train, Encode, Compare, Inspect, Vocab, Glitch, Warm)
 
 
 def main(arguments: Sequence[str]) -> None:

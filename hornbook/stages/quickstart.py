@@ -29,7 +29,7 @@ from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.measure import tokens_per_second
 from hornbook.stages.report import record_of, write_report
 from hornbook.stages.settings import Quickstart, Recipe, SftRecipe
-from hornbook.stages.tokens import make_shards, train_tokenizer
+from hornbook.stages.tokens import compiling, make_shards, train_tokenizer
 from hornbook.stages.voice import Voice
 from hornbook.text.tokenizer import Tokenizer
 
@@ -47,7 +47,7 @@ def quickstart(settings: Quickstart, voice: Voice, command: str) -> dict[str, An
             plan = settled(settings, device, voice, command)
         recipe, tuning = from_dict(Recipe, plan["recipe"], out / "plan.json"), from_dict(SftRecipe, plan["sft"], out / "plan.json")
         town = Town(recipe.seed, recipe.language) if recipe.data == "town" else None
-        with timed(out, "corpus"):
+        with timed(out, "corpus"), compiling():
             make_corpus(
                 recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice
             )  # fmt: skip

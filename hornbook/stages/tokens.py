@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +18,12 @@ from hornbook.files import written_folder
 from hornbook.stages.corpus import saved_documents
 from hornbook.stages.keep import kept, lineage
 from hornbook.stages.voice import Voice
-from hornbook.text.chat import document as document_ids
+from hornbook.text.chat import BOS, END
 from hornbook.text.tokenizer import Tokenizer
 
 TRAIN_BYTES = 8_000_000  # as much text as a vocabulary of some thousands needs
 SMALLEST, BYTES_PER_ROW = 320, 64  # a vocabulary row wants some text to be learned from
+TOGETHER = 4096  # documents that are encoded in one go
 
 
 def train_tokenizer(corpus: Path, vocab: int, split: str, folder: Path, voice: Voice, at_most: bool = False) -> Tokenizer:
@@ -61,10 +66,22 @@ def lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
 
 
 def _encoded(tokenizer: Tokenizer, documents: list[Document], voice: Voice) -> Iterator[NDArray[np.uint32]]:
-    for number, document in enumerate(documents):
-        if number % 200 == 0:
-            voice.progress(number, len(documents), {})
-        yield np.array(document_ids(tokenizer, document.text), np.uint32)
+    begin, end = (np.array([tokenizer.special(name)], np.uint32) for name in (BOS, END))
+    for start in range(0, len(documents), TOGETHER):
+        voice.progress(start, len(documents), {})
+        ids, offsets = tokenizer.encode_batch([document.text for document in documents[start : start + TOGETHER]])
+        for a, b in pairwise(offsets.tolist()):
+            yield np.concatenate((begin, ids[a:b], end))
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Where this machine has not compiled the tokenizer's code, let a process of its own do so beside what runs within."""
+    process = subprocess.Popen([sys.executable, "-c", "import hornbook.text.fast"])
+    try:
+        yield
+    finally:
+        process.wait()
 
 
 def _up_to(documents: list[Document], size: int) -> Iterator[Document]:
