@@ -142,14 +142,15 @@ def train(
     counted: Counted, rows: int, forbidden: Collection[bytes] = (), progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[bytes], list[Pair]]:
     """`bpe.train` in compiled code: the same merges. `progress` is called some times a second."""
-    row, owner, symbols, end = _row(counted, forbidden)
+    row, symbols, weights = _row(counted, forbidden)
+    end = len(symbols)
     at, sizes = np.zeros(rows + len(forbidden), np.int64), np.zeros(rows + len(forbidden), np.int64)
     at[:256], sizes[:256] = np.arange(end, end + 256), 1
     sizes[rows:] = [len(piece) for piece in forbidden]
     at[rows:] = end + 256 + np.cumsum(sizes[rows:]) - sizes[rows:]
     state, learned = np.zeros(2, np.int64), np.zeros(3 * 2 * rows, np.int32)  # two merges may make one token
     with ThreadPoolExecutor(1) as pool:
-        task = pool.submit(learn.merges, row, owner, end, symbols, counted.weights, at, sizes, rows, state, learned)
+        task = pool.submit(learn.merges, row, symbols, weights, at, sizes, rows, state, learned)
         try:
             while not task.done():
                 wait([task], timeout=0.1)
@@ -173,11 +174,11 @@ def _row(counted: Counted, forbidden: Collection[bytes]) -> tuple[Any, ...]:
     tail = np.frombuffer(BYTE_ORDER + b"".join(forbidden), np.uint8)
     row = np.zeros(end + len(tail) + cut.PAD, np.uint8)
     row[place], row[end : end + len(tail)] = counted.text, tail
-    symbols, owner = np.full(end, learn.EDGE, np.int32), np.zeros(end, np.int32)
+    symbols, weights = np.full(end, learn.EDGE, np.int32), np.zeros(end, np.int64)
     ids = np.zeros(256, np.int32)
     ids[np.frombuffer(BYTE_ORDER, np.uint8)] = np.arange(256)
-    symbols[place], owner[place] = ids[counted.text], number
-    return row, owner, symbols, end
+    symbols[place], weights[place] = ids[counted.text], counted.weights[number]
+    return row, symbols, weights
 
 
 def _batches(parts: Iterable[bytes], most: int = BATCH) -> Iterator[list[bytes]]:

@@ -33,45 +33,48 @@ def more32(array, size):
     return found
 
 
-@njit(int64(U64, U64, uint64), **INNER)
-def found_pair(table, pairs, wanted):
-    """Where a pair's number stands in the open table, or the empty place for it: entries are number + 1."""
-    p = np.int64(wanted * MIX >> np.uint64(24)) & (len(table) - 1)
-    while table[p] and pairs[np.int64(table[p]) - 1] != wanted:
-        p = (p + 1) & (len(table) - 1)
-    return p
+@njit(int64(U64, uint64), **INNER)
+def found_pair(table, wanted):
+    """Where a pair stands in the open table, or the empty place for it: two words each, the pair, its number + 1."""
+    last = (len(table) >> 1) - 1
+    p = np.int64(wanted * MIX >> np.uint64(24)) & last
+    while table[2 * p + 1] and table[2 * p] != wanted:
+        p = (p + 1) & last
+    return 2 * p
 
 
-@njit(boolean(int64, uint64, int64, uint64), **INNER)
-def above(count_a, pair_a, count_b, pair_b):
-    return count_a > count_b or (count_a == count_b and pair_a < pair_b)
+@njit(boolean(I64, I64, U64, int64, int64), **INNER)
+def above(heap, promised, pairs, p, q):
+    """Whether the entry at p is merged before that at q: more often promised, or as often and the smaller pair."""
+    if promised[p] != promised[q]:
+        return promised[p] > promised[q]
+    return pairs[heap[p]] < pairs[heap[q]]
 
 
-@njit(types.void(I64, I64, U64, int64, int64), **INNER)
-def sink(heap, promised, pairs, p, size):
-    """Let the entry at p sink: the larger promised count is above, of equal ones the smaller pair."""
-    entry, value = heap[p], promised[p]
+@njit(types.void(I64, I64, U64, int64), **INNER)
+def sink(heap, promised, pairs, size):
+    """Take the first entry out: the last takes its place and sinks."""
+    heap[0], promised[0], p = heap[size], promised[size], 0
     while True:
         child = 2 * p + 1
         if child >= size:
-            break
-        if child + 1 < size and above(promised[child + 1], pairs[heap[child + 1]], promised[child], pairs[heap[child]]):
+            return
+        if child + 1 < size and above(heap, promised, pairs, child + 1, child):
             child += 1
-        if not above(promised[child], pairs[heap[child]], value, pairs[entry]):
-            break
-        heap[p], promised[p] = heap[child], promised[child]
+        if not above(heap, promised, pairs, child, p):
+            return
+        heap[p], heap[child], promised[p], promised[child] = heap[child], heap[p], promised[child], promised[p]
         p = child
-    heap[p], promised[p] = entry, value
 
 
 @njit(types.void(I64, I64, U64, int64, int64, int64), **INNER)
-def rise(heap, promised, pairs, size, entry, value):
-    """Put an entry behind the last one and let it rise."""
-    p = size
-    while p > 0 and above(value, pairs[entry], promised[(p - 1) >> 1], pairs[heap[(p - 1) >> 1]]):
-        heap[p], promised[p] = heap[(p - 1) >> 1], promised[(p - 1) >> 1]
-        p = (p - 1) >> 1
+def rise(heap, promised, pairs, p, entry, value):
+    """Put an entry at p, behind the last one, and let it rise."""
     heap[p], promised[p] = entry, value
+    while p > 0 and above(heap, promised, pairs, p, (p - 1) >> 1):
+        q = (p - 1) >> 1
+        heap[p], heap[q], promised[p], promised[q] = heap[q], heap[p], promised[q], promised[p]
+        p = q
 
 
 @njit(int64(types.uint8[::1], I64, I64, I64, int64, int64), **INNER)
@@ -115,45 +118,44 @@ def indexed(pairs, known, size):
     """The open table of pairs; a later entry of the same pair takes the place of an earlier one."""
     table = np.zeros(size, np.uint64)
     for k in range(known):
-        table[found_pair(table, pairs, pairs[k])] = np.uint64(k + 1)
+        p = found_pair(table, pairs[k])
+        table[p], table[p + 1] = pairs[k], np.uint64(k + 1)
     return table
 
 
-@njit(types.Tuple((U64, U64, I64, I64, I64, I32, int64, int64))(I32, I32, int64, I64), **INNER)
-def first_pairs(symbols, owner, end, weights):
-    """Pairs of bytes: (pairs, their table, counts, first place, how many places, places; pairs, places so far)."""
+@njit(types.Tuple((U64, I64, I64, I64, I32, int64, int64))(I32, I64), **INNER)
+def first_pairs(symbols, weights):
+    """Pairs of bytes: (pairs, counts, first place, how many places, places; pairs, places so far)."""
     sums, many, number = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
-    for i in range(end - 1):
+    for i in range(len(symbols) - 1):
         if symbols[i] >= 0 and symbols[i + 1] >= 0:
             pair = np.int64(symbols[i]) << 8 | symbols[i + 1]
-            sums[pair] += weights[owner[i]]
+            sums[pair] += weights[i]
             many[pair] += 1
-    pairs, table = np.zeros(1 << 17, np.uint64), np.zeros(1 << 18, np.uint64)
+    pairs = np.zeros(1 << 17, np.uint64)
     counts, first, length = np.zeros(1 << 17, np.int64), np.zeros(1 << 17, np.int64), np.zeros(1 << 17, np.int64)
     known, used = 0, 0
     for pair in range(1 << 16):
         if many[pair]:
             pairs[known] = np.uint64(pair >> 8) << np.uint64(32) | np.uint64(pair & 255)
             counts[known], first[known], number[pair] = sums[pair], used, known
-            table[found_pair(table, pairs, pairs[known])] = np.uint64(known + 1)
             used, known = used + many[pair], known + 1
     places = np.empty(2 * used + 1024, np.int32)
-    for i in range(end - 1):
+    for i in range(len(symbols) - 1):
         if symbols[i] >= 0 and symbols[i + 1] >= 0:
             entry = number[np.int64(symbols[i]) << 8 | symbols[i + 1]]
             places[first[entry] + length[entry]] = i
             length[entry] += 1
-    return pairs, table, counts, first, length, places, known, used
+    return pairs, counts, first, length, places, known, used
 
 
-@njit(int64(U8, I32, I32, I64, I64, I64, I64, int64, int64, int64, int64, I32, I64, I64, I32, I64, I32, I32), **INNER)
-def replace(
-    row, owner, symbols, weights, at, sizes, names, rows, tokens, a, b, batch, weight, tally, touched, reach, events, event_at
-):
+@njit(int64(U8, I32, I64, I64, I64, I64, int64, int64, int64, int64, I32, I64, I32, I64, I32, I32), **INNER)
+def replace(row, symbols, weights, at, sizes, names, rows, tokens, a, b, batch, sums, touched, reach, events, event_at):
     """Join a and b at the places of `batch`: the token made, -1 where no place is left, `rows` or more where it is forbidden.
 
-    `weight` and `tally` sum over each neighbour, those on the left in the first half; reach[0] of the left and reach[1] of the
-    right are `touched`; an event is a neighbour and the place of its new pair, and reach[2] is how many.
+    `sums` holds three words for each neighbour, those on the left in the first half: its weight, how often it stands there, and
+    room for `told`. reach[0] of the left and reach[1] of the right are `touched`; an event is a neighbour and the place of its new
+    pair, and reach[2] is how many.
     """
     new, many = -1, 0
     for i in batch:
@@ -171,12 +173,12 @@ def replace(
         for side in range(2):
             x = np.int64(symbols[after if side else i - 1])
             if x >= 0:
-                slot = side * rows + x
-                if not tally[slot]:
+                slot = 3 * (side * rows + x)
+                if not sums[slot + 1]:
                     touched[side * rows + reach[side]] = x
                     reach[side] += 1
-                weight[slot] += weights[owner[i]]
-                tally[slot] += 1
+                sums[slot] += weights[i]
+                sums[slot + 1] += 1
                 events[many], event_at[many] = slot, i if side else i - sizes[x]
                 many += 1
         if sizes[a] > 1:
@@ -188,44 +190,45 @@ def replace(
     return new
 
 
-@njit(int64(int64, int64, int64, int64, I64, I64, I32, I64, U64, U64, I64, I64, I64, I64, I64, int64, int64), **INNER)
-def told(a, b, new, rows, weight, tally, touched, reach, pairs, table, counts, first, length, older, cursor, known, used):
+@njit(int64(int64, int64, int64, int64, I64, I32, I64, U64, U64, I64, I64, I64, I64, int64, int64), **INNER)
+def told(a, b, new, rows, sums, touched, reach, pairs, table, counts, first, length, older, known, used):
     """Add the pairs that a merge made and take off those that it broke; returns how many pairs there are."""
     for side in range(2):
         for k in range(reach[side]):
             x = np.int64(touched[side * rows + k])
-            slot = side * rows + x
+            slot = 3 * (side * rows + x)
             pair = np.uint64(new if side else x) << np.uint64(32) | np.uint64(x if side else new)
-            p = found_pair(table, pairs, pair)
-            before = np.int64(table[p]) - 1  # where two merges make one token, its pairs may be there: the newer takes over
-            pairs[known], counts[known], older[known] = pair, weight[slot], before
+            p = found_pair(table, pair)
+            before = np.int64(table[p + 1]) - 1  # where two merges make one token, its pairs may be there: the newer takes over
+            pairs[known], counts[known], older[known] = pair, sums[slot], before
             if before >= 0:
                 counts[known] += counts[before]
                 counts[before] = 0
-            first[known], length[known], cursor[slot] = used, tally[slot], used
-            used += tally[slot]
-            table[p] = np.uint64(known + 1)
+            first[known], length[known], sums[slot + 2] = used, sums[slot + 1], used
+            used += sums[slot + 1]
+            table[p], table[p + 1] = pair, np.uint64(known + 1)
             known += 1
     for side in range(2):
         for k in range(reach[side]):
             x = np.int64(touched[side * rows + k])
-            slot = side * rows + x
+            slot = 3 * (side * rows + x)
             pair = np.uint64(b if side else x) << np.uint64(32) | np.uint64(x if side else a)
-            counts[np.int64(table[found_pair(table, pairs, pair)]) - 1] -= weight[slot]
-            weight[slot], tally[slot] = 0, 0
+            counts[np.int64(table[found_pair(table, pair) + 1]) - 1] -= sums[slot]
+            sums[slot], sums[slot + 1] = 0, 0
     return known
 
 
-@njit(int64(U8, I32, int64, I32, I64, I64, I64, int64, I64, I32), **COMPILED)
-def merges(row, owner, end, symbols, weights, at, sizes, rows, progress, learned):
+@njit(int64(U8, I32, I64, I64, I64, int64, I64, I32), **COMPILED)
+def merges(row, symbols, weights, at, sizes, rows, progress, learned):
     """Learn merges until there are `rows` tokens or no pair is left: how many.
 
-    row        the bytes of the distinct pieces with one byte before, between and after them, up to `end`; then forbidden tokens
-    owner      the piece that a byte belongs to;  weights: how often each piece stands in the text
-    symbols    the byte's token, EDGE between pieces
+    row        the bytes of the distinct pieces with one byte before, between and after them; then forbidden tokens
+    symbols    the token of each byte of the pieces, EDGE between them;  weights: how often its piece stands in the text
     at, sizes  where each token is spelled in `row`: the 256 bytes, then room for `rows`, then the forbidden ones
     progress   [0] is set to the tokens so far; learning stops when [1] is not zero
     learned    left, right and the id made of each merge, one behind the other
+
+    Only pairs with a count of at least `floor` wait in the heap, which stays small; when it is empty, the floor is lowered.
     """
     slots = 1 << 10
     while slots < 4 * len(at):
@@ -234,30 +237,30 @@ def merges(row, owner, end, symbols, weights, at, sizes, rows, progress, learned
     for token in range(len(at)):
         if token < 256 or token >= rows:
             names[spelled(row, at, sizes, names, at[token], sizes[token])] = token + 1
-    pairs, table, counts, first, length, places, known, used = first_pairs(symbols, owner, end, weights)
-    older, heap, promised, size = (
-        np.full(len(pairs), -1, np.int64),
-        np.zeros(len(pairs), np.int64),
-        np.zeros(len(pairs), np.int64),
-        0,
-    )
-    weight, tally, cursor = np.zeros(2 * rows, np.int64), np.zeros(2 * rows, np.int64), np.zeros(2 * rows, np.int64)
-    touched, reach = np.empty(2 * rows, np.int32), np.zeros(3, np.int64)
+    pairs, counts, first, length, places, known, used = first_pairs(symbols, weights)
+    table = indexed(pairs, known, 1 << 19)
+    older, heap, promised, size = np.full(len(pairs), -1, np.int64), np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), 0
+    sums, touched, reach = np.zeros(6 * rows, np.int64), np.empty(2 * rows, np.int32), np.zeros(3, np.int64)
     events, event_at = np.empty(1 << 12, np.int32), np.empty(1 << 12, np.int32)
-    ranks, tokens, begun = 0, 256, 0
+    ranks, tokens, begun, floor = 0, 256, 0, counts.max() + 1
     while 3 * ranks + 3 <= len(learned) and tokens < rows and not progress[1]:
+        if size == 0:
+            floor, begun = max(floor // 8, 1), 0
+        if size + known - begun > len(heap):
+            heap, promised = more64(heap, 2 * (size + known - begun)), more64(promised, 2 * (size + known - begun))
         for k in range(begun, known):
-            if counts[k] > 0:
+            if counts[k] >= floor:
                 rise(heap, promised, pairs, size, k, counts[k])
                 size += 1
         begun = known
         if size == 0:
-            break
+            if floor == 1:
+                break
+            continue
         entry, value, size = heap[0], promised[0], size - 1
-        heap[0], promised[0] = heap[size], promised[size]
-        sink(heap, promised, pairs, 0, size)
+        sink(heap, promised, pairs, size)
         if counts[entry] != value:  # it has become rarer since it was promised
-            if counts[entry] > 0:
+            if counts[entry] >= floor:
                 rise(heap, promised, pairs, size, entry, counts[entry])
                 size += 1
             continue
@@ -268,26 +271,7 @@ def merges(row, owner, end, symbols, weights, at, sizes, rows, progress, learned
         if len(events) < 2 * len(batch):
             events, event_at = np.empty(3 * len(batch), np.int32), np.empty(3 * len(batch), np.int32)
         reach[:] = 0
-        new = replace(
-            row,
-            owner,
-            symbols,
-            weights,
-            at,
-            sizes,
-            names,
-            rows,
-            tokens,
-            a,
-            b,
-            batch,
-            weight,
-            tally,
-            touched,
-            reach,
-            events,
-            event_at,
-        )
+        new = replace(row, symbols, weights, at, sizes, names, rows, tokens, a, b, batch, sums, touched, reach, events, event_at)
         counts[entry] = 0
         if new < 0 or new >= rows:
             continue
@@ -297,18 +281,15 @@ def merges(row, owner, end, symbols, weights, at, sizes, rows, progress, learned
         room = known + reach[0] + reach[1]
         if room > len(pairs):
             pairs, counts, first, length, older = roomier(pairs, counts, first, length, older, 2 * room)
-        if 2 * room > len(table):
+        if 4 * room > len(table):
             table = indexed(pairs, known, 4 * len(table))
-        if size + room - known > len(heap):
-            heap, promised = more64(heap, 2 * (size + room - known)), more64(promised, 2 * (size + room - known))
         if used + reach[2] > len(places):
             places = more32(places, 2 * (used + reach[2]))
-        known = told(
-            a, b, new, rows, weight, tally, touched, reach, pairs, table, counts, first, length, older, cursor, known, used
-        )
+        known = told(a, b, new, rows, sums, touched, reach, pairs, table, counts, first, length, older, known, used)
         counts[entry] = 0  # where a is b, its own places were taken off
         used += reach[2]
         for k in range(reach[2]):
-            places[cursor[events[k]]] = event_at[k]
-            cursor[events[k]] += 1
+            place = events[k] + 2
+            places[sums[place]] = event_at[k]
+            sums[place] += 1
     return ranks
