@@ -13,6 +13,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import numpy.typing as npt
 
 from hornbook.errors import UserError, near
 from hornbook.text import bpe, chat
-from hornbook.text.published import Published, byte_level, read_json
+from hornbook.text.normalize import Span, edited, forms, moved
+from hornbook.text.published import Published, byte_level
 from hornbook.text.split import Splitter, pattern_named
 
 DEFAULT_SPECIALS = chat.SPECIALS
@@ -87,19 +89,16 @@ class Tokenizer:
         ids = {name: len(pieces) + n for n, name in enumerate(specials)}
         return cls(byte_level({text: i for i, text in enumerate(spelled)}, pairs, splitter.patterns, ids))
 
-    @classmethod
-    def load(cls, path: str | Path) -> Tokenizer:
-        """Open a folder that holds a tokenizer.json, or the file itself; any byte-level BPE in Hugging Face's format."""
-        path = Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            raise UserError("there is no tokenizer here", where=str(file), fix="name a folder with a tokenizer.json")
-        config = file.with_name("tokenizer_config.json")
-        settings = read_json(config) if config.is_file() else {}
-        template = file.with_name("chat_template.jinja")
-        if template.is_file():
-            settings["chat_template"] = template.read_text(encoding="utf-8")
-        return cls(read_json(file), settings, where=str(file))
+    @staticmethod
+    def load(path_or_name: str | Path, split: str | None = None) -> Tokenizer:
+        """Open any published tokenizer, by its file, its folder, or a known name such as "cl100k".
+
+        tokenizer.json (byte-level BPE, SentencePiece's kinds, WordPiece), *.tiktoken, encoder.json + vocab.bpe or vocab.json +
+        merges.txt, SentencePiece's .model, vocab.txt, .gguf. `split` names how ranks or merges cut text, where the file does not say.
+        """
+        from hornbook.text.load import load  # the kinds are built on this class
+
+        return load(path_or_name, split)
 
     @property
     def vocab_size(self) -> int:
@@ -142,6 +141,20 @@ class Tokenizer:
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
         return np.concatenate([np.zeros(0, dtype=np.uint32), *arrays]), offsets
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        """`encode`, and for each id the (start, end) that it stands for in `text`, in characters before any normalization.
+
+        A token that holds a part of a character stands for the whole character.
+        """
+        spans = [(n, n + 1) for n in range(len(text))]
+        ids = self.encode(text)
+        if self.normalizer:
+            edits = list(forms(self.normalizer)(text))
+            text, spans = edited(text, edits), moved(spans, edits)
+        owners = [span for character, span in zip(text, spans, strict=True) for _ in range(len(character.encode()))]
+        ends = list(accumulate(len(self._pieces[i]) for i in ids))
+        return ids, [(owners[start][0], owners[end - 1][1]) for start, end in zip([0, *ends], ends, strict=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text; a special shows as its name, and bytes that are no UTF-8 show as U+FFFD."""
