@@ -55,7 +55,7 @@ class Published:
         if last.get("type") != "ByteLevel":
             self._refuse(f"its pre-tokenizer is {part.get('type')} and does not end in ByteLevel")
         if last.get("add_prefix_space", True):
-            self._refuse("it adds a space before the text (add_prefix_space), so text would not come back as it was")
+            self._refuse("it adds a space before each part of the text (add_prefix_space), and is not ByteLevel alone")
         patterns = [self._pattern(step) for step in steps[:-1]]
         return [*patterns, PATTERNS["gpt2"]] if last.get("use_regex", True) else patterns
 

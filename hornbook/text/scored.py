@@ -64,7 +64,7 @@ class ScoredTokenizer(Tokenizer):
         ordinary = {entry["content"] for entry in added if not entry.get("special")}
         self._read_pieces([names[i] for i in range(len(names))], ordinary, bool(model.get("byte_fallback")))
         known = {piece: i for piece, i in ids.items() if piece not in self.specials and (i not in self._byte_id.values())}
-        self._id_of = known | {piece.replace(" ", SPACE): self.specials[piece] for piece in ordinary}
+        self._id_of = known | {piece: self.specials[piece] for piece in ordinary}
         longest_first = sorted(map(regex.escape, ordinary), key=len, reverse=True)
         self._frozen = regex.compile("|".join([*longest_first, r"(?s:.)"])) if ordinary else None
         self._ranks = self._read_merges(model.get("merges") or []) if model["type"] == "BPE" else {}
@@ -254,7 +254,7 @@ class ScoredTokenizer(Tokenizer):
         scores = {piece: float(score) for piece, score in vocab if piece in self._id_of and piece not in ordinary}
         worst, best = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
         self._unknown_score, self._edges = worst - UNKNOWN_PENALTY, None
-        return scores | {piece.replace(" ", SPACE): len(piece.encode()) * best - 0.1 for piece in ordinary}
+        return scores | {piece: len(piece.encode()) * best - 0.1 for piece in ordinary}
 
     def _steps(self, name: str, inner: str) -> list[dict[str, Any]]:
         """A part of the document as a list of steps."""

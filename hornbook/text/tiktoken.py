@@ -13,6 +13,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,18 @@ PAIRS = {"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}
 MOST_BYTES, LONGEST = 1 << 26, 512  # of a file, and of one token: a merge of n bytes takes n * n steps
 END = "<|endoftext|>"
 _FILL = {"<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260}
-_LLAMA3 = ("begin_of_text", "end_of_text", *(f"reserved_special_token_{n}" for n in range(4)), "start_header_id", "end_header_id")
+_LLAMA3 = [
+    "begin_of_text", "end_of_text", *(f"reserved_special_token_{n}" for n in range(4)), "start_header_id", "end_header_id",
+    "reserved_special_token_4", "eot_id", *(f"reserved_special_token_{n}" for n in range(5, 251)),
+]  # fmt: skip
 # The published files by name: how they cut text, and their special tokens (tiktoken_ext/openai_public.py; llama3's tokenizer.py).
 KNOWN: dict[str, tuple[str, dict[str, int]]] = {
     "r50k_base": ("gpt2", {END: 50256}),
     "p50k_base": ("gpt2", {END: 50256}),
     "cl100k_base": ("cl100k", {END: 100257, **_FILL, "<|endofprompt|>": 100276}),
     "o200k_base": ("o200k", {END: 199999, "<|endofprompt|>": 200018}),
-    "llama3": ("cl100k", {
-        f"<|{name}|>": 128000 + n
-        for n, name in enumerate([*_LLAMA3, "reserved_special_token_4", "eot_id", *(f"reserved_special_token_{n}" for n in range(5, 251))])
-    }),
-}  # fmt: skip
+    "llama3": ("cl100k", {f"<|{name}|>": 128000 + n for n, name in enumerate(_LLAMA3)}),
+}
 
 
 def looks_like_ranks(file: Path) -> bool:
@@ -104,15 +105,14 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> tuple[list[tuple[bytes, bytes
 
 
 def _parts(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        found = [ranks.get(left + right, limit) for left, right in zip(parts, parts[1:], strict=False)]
-        rank = min(found)
-        if rank >= limit:
-            break
+    edges = list(range(len(token) + 1))
+    found = [ranks.get(token[i : i + 2], limit) for i in range(len(token) - 1)]  # of the part from edge i and the next one
+    while len(found) > 1 and (rank := min(found)) < limit:
         i = found.index(rank)
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts
+        del found[i], edges[i + 1]
+        for j in range(max(i - 1, 0), min(i + 1, len(found))):
+            found[j] = ranks.get(token[edges[j] : edges[j + 2]], limit)
+    return [token[start:end] for start, end in pairwise(edges)]
 
 
 def _cuts(token: bytes, ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:

@@ -94,7 +94,7 @@ class Tokenizer:
         """Open any published tokenizer, by its file, its folder, or a known name such as "cl100k".
 
         tokenizer.json (byte-level BPE, SentencePiece's kinds, WordPiece), *.tiktoken, encoder.json + vocab.bpe or vocab.json +
-        merges.txt, SentencePiece's .model, vocab.txt, .gguf. `split` names how ranks or merges cut text, where the file does not say.
+        merges.txt, SentencePiece's .model, vocab.txt, .gguf. `split` names how ranks or merges cut text: no file of these says it.
         """
         from hornbook.text.load import load  # the kinds are built on this class
 

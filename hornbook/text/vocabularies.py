@@ -71,7 +71,7 @@ def find(name: str) -> tuple[Path, str | None]:
 def check(file: Path, sha256: str) -> None:
     """Refuse a file that is not the published one."""
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != sha256:
         raise DamagedError(
             "this is not the published vocabulary", where=str(file), why=f"its SHA-256 is {found}, not {sha256}",
