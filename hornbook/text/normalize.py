@@ -20,6 +20,7 @@ Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 Edit = tuple[int, int, str]
 Rule = Callable[[str], Iterable[Edit]]
 Span = tuple[int, int]
+LONGEST = 256  # bytes of a replacement; the longest of Unicode's compatibility forms has 33
 
 
 def edited(text: str, edits: Iterable[Edit]) -> str:
@@ -140,9 +141,9 @@ class Charsmap:
         return unit >> 10 << (unit >> 6 & 8)
 
     def _text(self, at: int) -> str:
-        end = self._texts.find(b"\0", at)
+        end = self._texts.find(b"\0", at, at + LONGEST)
         if end < 0:
-            raise self._damaged(f"a replacement at {at} does not end in its {len(self._texts)} bytes")
+            raise self._damaged(f"a replacement at {at} does not end within {LONGEST} bytes")
         try:
             return self._texts[at:end].decode("utf-8")
         except UnicodeDecodeError:

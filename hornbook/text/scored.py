@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import regex
 
 from hornbook.errors import UserError
-from hornbook.text.bpe import CACHED_LENGTH, CACHED_WORDS, utf8
+from hornbook.text.bpe import utf8
 from hornbook.text.normalize import Charsmap, Edit, Rule, Span, edited, forms, moved, prepends, replaces
 from hornbook.text.published import NORMALIZERS
 from hornbook.text.sentencepiece import SPACE
@@ -32,6 +32,8 @@ from hornbook.text.tokenizer import Tokenizer
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 UNKNOWN_PENALTY = 10.0
+CACHED_WORDS, CACHED_LENGTH = 1 << 18, 64
+MOST_GROWTH, LONGEST_REPLACEMENT = 100, 256
 UNKNOWN_SHOWN = " ⁇ ".encode()
 # The regular expressions that published normalizers use, as the `regex` module spells them.
 REGEXES = {
@@ -59,7 +61,7 @@ class ScoredTokenizer(Tokenizer):
         if sorted(names) != list(range(len(ids | self.specials))):
             self._refuse(f"the ids of its {len(ids)} pieces and {len(added)} added tokens are not 0, 1, 2, ...")
         unknown = ids.get(str(model.get("unk_token"))) if model["type"] == "BPE" else model.get("unk_id")
-        self.unknown: int | None = unknown if unknown in names else None
+        self.unknown: int | None = unknown if type(unknown) is int and unknown in names else None
         self._fuse = model["type"] == "Unigram" or bool(model.get("fuse_unk"))
         ordinary = {entry["content"] for entry in added if not entry.get("special")}
         self._read_pieces([names[i] for i in range(len(names))], ordinary, bool(model.get("byte_fallback")))
@@ -77,15 +79,10 @@ class ScoredTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; control strings in it stay text. What no token can write is the unknown token, else an error."""
-        for rule in self._rules_for(text):
-            text = edited(text, rule(text))
-        return [found[0] for found in self._found(text)]
+        return [found[0] for found in self._found(self._normalized(text)[0])]
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[Span]]:
-        spans = [(n, n + 1) for n in range(len(text))]
-        for rule in self._rules_for(text):
-            edits = list(rule(text))
-            text, spans = edited(text, edits), moved(spans, edits)
+        text, spans = self._normalized(text, [(n, n + 1) for n in range(len(text))])
         found = list(self._found(text))
         return [i for i, _, _ in found], [(spans[start][0], spans[end - 1][1]) for _, start, end in found]
 
@@ -117,9 +114,16 @@ class ScoredTokenizer(Tokenizer):
 
     # --- text to ids ----------------------------------------------------------------------------------------------------
 
-    def _rules_for(self, text: str) -> list[Rule]:
+    def _normalized(self, text: str, spans: list[Span] | None = None) -> tuple[str, list[Span]]:
+        """The text as the model reads it and, where `spans` of it are given, theirs."""
         utf8(text)  # half a character is refused where the text can still say which
-        return self._rules
+        most = MOST_GROWTH * (len(text) + 10)
+        for rule in self._rules:
+            edits = list(rule(text))
+            text, spans = edited(text, edits), spans and moved(spans, edits)
+            if len(text) > most:
+                self._refuse(f"its normalizer makes a text more than {MOST_GROWTH} times as long")
+        return text, spans or []
 
     def _found(self, text: str) -> Iterator[Found]:
         start = 0
@@ -274,6 +278,8 @@ class ScoredTokenizer(Tokenizer):
             except (binascii.Error, TypeError, ValueError):
                 self._refuse("its precompiled_charsmap is not base64")
             yield self._around_frozen(Charsmap(blob, self._where))
+        elif len(str(part.get("prepend", part.get("content", "")))) > LONGEST_REPLACEMENT:
+            self._refuse("its normalizer puts in a text of unheard length")
         elif kind == "Prepend" and isinstance(part.get("prepend"), str):
             yield prepends(part["prepend"])
         elif kind == "Strip":
@@ -289,9 +295,9 @@ class ScoredTokenizer(Tokenizer):
     def _pattern(self, pattern: dict[str, Any]) -> str:
         if isinstance(pattern.get("String"), str) and pattern["String"]:
             return regex.escape(pattern["String"])
-        if pattern.get("Regex") not in REGEXES:
+        if str(pattern.get("Regex")) not in REGEXES:
             self._refuse(f"its normalizer replaces {pattern}; known expressions: {', '.join(map(repr, REGEXES))}")
-        return REGEXES[pattern["Regex"]]
+        return REGEXES[str(pattern["Regex"])]
 
     def _around_frozen(self, rule: Rule) -> Rule:
         """A rule that leaves the pieces that were defined by hand as they are."""
@@ -333,7 +339,7 @@ class ScoredTokenizer(Tokenizer):
         count = 0
         for step in self._steps("decoder", "decoders"):
             kind = step["type"]
-            if kind == "Strip" and step.get("content") == " " and isinstance(step.get("start"), int) and step["start"] >= 0:
+            if kind == "Strip" and step.get("content") == " " and type(step.get("start")) is int and step["start"] >= 0:
                 count += step["start"]
             elif kind == "Metaspace":
                 count += step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never") != "never"

@@ -19,11 +19,11 @@ from hornbook.text import vocabularies
 from hornbook.text.tokenizer import Tokenizer
 from tests.reference.scripts import strings
 
-FILES = (
-    "gpt2", "gpt2/encoder.json", "qwen3", "llama3/tokenizer.json", "llama2", "t5/t5_tokenizer_base.model", "wordpiece",
-    "wordpiece/vocab.txt", "gguf_vocab/ggml-vocab-bert-bge.gguf", "gguf_vocab/ggml-vocab-gpt-2.gguf",
-    "gguf_vocab/ggml-vocab-llama-spm.gguf", "tiktoken/r50k_base.tiktoken",
-)  # fmt: skip
+FILES = [
+    "gpt2", "llama2", "t5/t5_tokenizer_base.model", "wordpiece", "gguf_vocab/ggml-vocab-bert-bge.gguf",
+    "gguf_vocab/ggml-vocab-gpt-2.gguf", "gguf_vocab/ggml-vocab-llama-spm.gguf",
+]  # fmt: skip
+LARGE = ["qwen3", "llama3/tokenizer.json", "tiktoken/cl100k_base.tiktoken", "tiktoken/o200k_base.tiktoken"]
 # Two files of one vocabulary, which have to give the same ids.
 TWINS = {
     "gpt2": "tiktoken/r50k_base.tiktoken",
@@ -33,11 +33,12 @@ TWINS = {
 TWINS |= {"gguf_vocab/ggml-vocab-gpt-2.gguf": "gpt2", "gguf_vocab/ggml-vocab-bert-bge.gguf": "wordpiece"}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_every_file_survives_save_and_load(name: str, data_folder: Path, tmp_path: Path) -> None:
     tok = Tokenizer.load(data_folder / "tokenizers" / name)
     tok.save(tmp_path)
-    again, twin = Tokenizer.load(tmp_path), Tokenizer.load(data_folder / "tokenizers" / TWINS.get(name, name))
+    again = Tokenizer.load(tmp_path)
+    twin = Tokenizer.load(data_folder / "tokenizers" / TWINS[name]) if name in TWINS else again
     assert type(again) is type(tok) and again.fingerprint == tok.fingerprint and again.specials == tok.specials
     for text in strings(seed=1, count=500):
         ids = tok.encode(text)
@@ -45,7 +46,7 @@ def test_every_file_survives_save_and_load(name: str, data_folder: Path, tmp_pat
         assert again.decode(ids) == tok.decode(ids)
 
 
-@pytest.mark.parametrize("name", ["wordpiece", "qwen3", "gpt2"])
+@pytest.mark.parametrize("name", ["wordpiece", "gpt2"])
 def test_offsets_are_those_of_tokenizers(name: str, data_folder: Path, tmp_path: Path) -> None:
     tok = Tokenizer.load(data_folder / "tokenizers" / name)
     tok.save(tmp_path)
@@ -58,7 +59,7 @@ def test_offsets_are_those_of_tokenizers(name: str, data_folder: Path, tmp_path:
         ids, spans = tok.encode_offsets(text)
         assert ids == tok.encode(text) and all(0 <= start < end <= len(text) for start, end in spans)
         expected = theirs.encode(text, add_special_tokens=False)
-        if expected.ids == ids and theirs.normalizer is None or theirs.normalizer.normalize_str(text) == text:
+        if expected.ids == ids and (theirs.normalizer is None or theirs.normalizer.normalize_str(text) == text):
             compared += 1
             assert spans == expected.offsets, text
     assert compared > (100 if name == "wordpiece" else 600)

@@ -15,7 +15,6 @@ import tokenizers
 import transformers
 
 from hornbook.errors import UserError
-from hornbook.text.normalize import edited
 from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary, read_model
 from hornbook.text.tokenizer import Tokenizer
@@ -72,9 +71,7 @@ def worth(tok: ScoredTokenizer, ids: list[int]) -> float:
 
 
 def normalized(tok: ScoredTokenizer, text: str) -> str:
-    for rule in tok._rules:
-        text = edited(text, rule(text))
-    return text
+    return tok._normalized(text)[0]
 
 
 def rebuilt(name: str, ours: ScoredTokenizer) -> Any:
@@ -208,3 +205,43 @@ def test_what_a_document_cannot_be_is_named(data_folder: Path) -> None:
         with pytest.raises(UserError, match=says) as caught:
             ScoredTokenizer({**document, part: value}, {}, "there/tokenizer.json")
         assert "there/tokenizer.json" in str(caught.value)
+
+
+def test_a_hostile_document_opens_or_is_an_error_of_ours() -> None:
+    pieces = {
+        "<unk>": UNKNOWN,
+        "<s>": CONTROL,
+        "<b>": USER_DEFINED,
+        "<0x62>": BYTE,
+        **dict.fromkeys(("a", "aa", "▁", "▁a"), NORMAL),
+    }
+    odd: list[Any] = [None, -1, 2**70, 1.5, float("nan"), "", "a", "▁", [], {}, [[]], ["a"], True, {"type": "Strip"}]
+    odd += ["\ud800", {"type": "Sequence"}]
+    dice, opened = random.Random(0), 0
+
+    def changed(value: Any, depth: int) -> Any:
+        if depth and isinstance(value, dict) and value:
+            key = dice.choice(sorted(value))
+            return {**value, key: changed(value[key], depth - 1)}
+        if depth and isinstance(value, list) and value:
+            n = dice.randrange(len(value))
+            return [*value[:n], changed(value[n], depth - 1), *value[n + 1 :]]
+        return dice.choice(odd)
+
+    for n in range(1500):
+        document = small(pieces, unigram=n % 2 == 0, charsmap=b"\x04\0\0\0\0\4\0\0x\0", tidy=True).document
+        try:
+            tok = ScoredTokenizer(changed(document, dice.randrange(1, 6)), {}, "there")
+            tok.decode(tok.encode_offsets("a aab<b> x")[0])
+            opened += 1
+        except UserError as error:
+            assert "Fix:" in str(error)
+    assert 0 < opened < 1500
+
+
+def test_a_normalizer_that_makes_texts_grow_without_end_is_stopped() -> None:
+    document = small({"<unk>": UNKNOWN, "a": NORMAL}).document
+    twice = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    tok = ScoredTokenizer({**document, "normalizer": {"type": "Sequence", "normalizers": [twice] * 60}}, {}, "there")
+    with pytest.raises(UserError, match="100 times as long"):
+        tok.encode("a")

@@ -41,7 +41,7 @@ def test_ids_and_specials_are_tiktokens(name: str, data_folder: Path, monkeypatc
     assert ours.end_ids == (theirs.eot_token,)
 
 
-@pytest.mark.parametrize("name", NAMES[:2])
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_ranks_are_written_as_they_were(name: str, data_folder: Path, tmp_path: Path) -> None:
     file = data_folder / "tokenizers" / "tiktoken" / f"{name}.tiktoken"
     write_ranks(Tokenizer.load(file), tmp_path / "out.tiktoken")
@@ -52,7 +52,7 @@ def test_the_ranks_of_gpt2_are_its_merges(data_folder: Path) -> None:
     """Published in both forms: the pair's merges are an answer that the ranks do not hold."""
     folder = data_folder / "tokenizers"
     ranks, pair = Tokenizer.load(folder / "tiktoken" / "r50k_base.tiktoken"), Tokenizer.load(folder / "gpt2")
-    assert ranks.fingerprint == pair.fingerprint and ranks.document["model"] == pair.document["model"]
+    assert ranks.fingerprint == pair.fingerprint and ranks.document["model"]["merges"] == pair.document["model"]["merges"]
     assert pair.end_ids == (50256,) and Tokenizer.load(folder / "gpt2" / "vocab.bpe").fingerprint == pair.fingerprint
 
 
@@ -67,29 +67,22 @@ def test_a_home_trained_vocabulary_has_tiktokens_ids(tmp_path: Path) -> None:
         assert tok.encode(text) == again.encode(text) == theirs.encode_ordinary(text)
 
 
-def test_any_ranks_merge_as_tiktoken_merges_them() -> None:
+def test_any_ranks_merge_as_tiktoken_merges_them(tmp_path: Path) -> None:
     """Random vocabularies, most of whose tokens no trainer would make: whole words win, and parts join through later ranks."""
     dice = random.Random(0)
-    for _ in range(60):
+    for n in range(60):
         tokens = {bytes([byte]) for byte in range(256)}
         words = {bytes(dice.choices(b"ab c", k=dice.randrange(2, 6))) for _ in range(dice.randrange(1, 9))}
         ranks = {token: i for i, token in enumerate([*sorted(tokens), *words])}
         merges, _ = merges_of_ranks(ranks)
         assert all(left + right in ranks and left in ranks and right in ranks for left, right in merges)
         theirs = tiktoken.Encoding("any", pat_str=openai_public.r50k_pat_str, mergeable_ranks=ranks, special_tokens={})
-        tok = loaded(ranks, dice)
+        file = tmp_path / f"{n}.tiktoken"
+        file.write_text("".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()))
+        tok = Tokenizer.load(file, split="gpt2")
         for _ in range(40):
             text = "".join(dice.choices("ab c", k=dice.randrange(1, 12)))
             assert tok.encode(text) == theirs.encode_ordinary(text), (text, words)
-
-
-def loaded(ranks: dict[bytes, int], dice: random.Random) -> Tokenizer:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{dice.random()}.tiktoken"
-        file.write_text("".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()))
-        return Tokenizer.load(file, split="gpt2")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +101,7 @@ def test_a_line_that_is_no_rank_is_named(content: bytes, split: str | None, says
 
 
 def test_what_tiktoken_would_cut_otherwise_is_refused(tmp_path: Path) -> None:
-    tok = Tokenizer.train(["abcabcab" * 9], vocab=262)
+    tok = Tokenizer.train(["abc abcd bcd cdab ab"] * 9, vocab=266)
     model = {**tok.document["model"], "merges": tok.document["model"]["merges"][::-1]}
     with pytest.raises(UserError, match="other ids"):
         write_ranks(Tokenizer({**tok.document, "model": model}), tmp_path / "out.tiktoken")
