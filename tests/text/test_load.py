@@ -16,6 +16,7 @@ import transformers
 from hornbook.checkpoint.gguf_write import write_vocabulary
 from hornbook.errors import DamagedError, UserError
 from hornbook.text import vocabularies
+from hornbook.text.tiktoken import write_ranks
 from hornbook.text.tokenizer import Tokenizer
 from tests.reference.scripts import strings
 
@@ -40,7 +41,7 @@ def test_every_file_survives_save_and_load(name: str, data_folder: Path, tmp_pat
     again = Tokenizer.load(tmp_path)
     twin = Tokenizer.load(data_folder / "tokenizers" / TWINS[name]) if name in TWINS else again
     assert type(again) is type(tok) and again.fingerprint == tok.fingerprint and again.specials == tok.specials
-    for text in strings(seed=1, count=500):
+    for text in strings(seed=1, count=200):
         ids = tok.encode(text)
         assert again.encode(text) == twin.encode(text) == ids
         assert again.decode(ids) == tok.decode(ids)
@@ -55,14 +56,14 @@ def test_offsets_are_those_of_tokenizers(name: str, data_folder: Path, tmp_path:
     theirs.no_truncation()
     theirs.no_padding()
     compared = 0
-    for text in strings(seed=2, count=1000):
+    for text in strings(seed=2, count=500):
         ids, spans = tok.encode_offsets(text)
         assert ids == tok.encode(text) and all(0 <= start < end <= len(text) for start, end in spans)
         expected = theirs.encode(text, add_special_tokens=False)
         if expected.ids == ids and (theirs.normalizer is None or theirs.normalizer.normalize_str(text) == text):
             compared += 1
             assert spans == expected.offsets, text
-    assert compared > (100 if name == "wordpiece" else 600)
+    assert compared > (20 if name == "wordpiece" else 400)
 
 
 @pytest.mark.parametrize("split", ["gpt2", "cl100k", "qwen2"])
@@ -92,15 +93,29 @@ def test_a_name_is_the_users_copy_or_a_packages(data_folder: Path, tmp_path: Pat
         Tokenizer.load("gpt2")
     with pytest.raises(UserError, match="YOUR_COPY"):
         Tokenizer.load("llama3")
-    for name, source in (("gpt2", "tiktoken/r50k_base.tiktoken"), ("qwen3", "qwen3/tokenizer.json")):
-        place = vocabularies.folder(name) / vocabularies.NAMES[name].file
-        place.parent.mkdir(parents=True)
-        shutil.copy(data_folder / "tokenizers" / source, place)
-        found = Tokenizer.load(name)
-        assert found.encode("Hello  world 123") == Tokenizer.load(data_folder / "tokenizers" / source).encode("Hello  world 123")
+    place = vocabularies.folder("gpt2") / vocabularies.NAMES["gpt2"].file
+    place.parent.mkdir(parents=True)
+    shutil.copy(data_folder / "tokenizers" / "tiktoken" / place.name, place)
+    assert Tokenizer.load("gpt2").fingerprint == Tokenizer.load(data_folder / "tokenizers" / "gpt2").fingerprint
+    qwen3 = (data_folder / "tokenizers" / "qwen3" / "tokenizer.json").read_bytes()
+    assert hashlib.sha256(qwen3).hexdigest() == vocabularies.NAMES["qwen3"].sha256
     place.write_bytes(place.read_bytes()[:-1])
     with pytest.raises(DamagedError, match="SHA-256"):
-        Tokenizer.load("qwen3")
+        Tokenizer.load("gpt2")
+
+
+@pytest.mark.slow
+def test_llama3_by_name_is_metas_own_file(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ranks, written out of the tokenizer.json, have the hash of the tokenizer.model that Meta publishes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    theirs = Tokenizer.load(data_folder / "tokenizers" / "llama3")
+    place = vocabularies.folder("llama3") / vocabularies.NAMES["llama3"].file
+    write_ranks(theirs, place)
+    assert hashlib.sha256(place.read_bytes()).hexdigest() == vocabularies.NAMES["llama3"].sha256
+    ours = Tokenizer.load("llama3")
+    assert all(ours.encode(text) == theirs.encode(text) for text in strings(seed=5, count=10_000))
+    named = {name: i for name, i in ours.specials.items() if "reserved" not in name}
+    assert named.items() <= theirs.specials.items() and ours.vocab_size == theirs.vocab_size
 
 
 @pytest.mark.parametrize("name", ["cl100k", "o200k"])

@@ -50,7 +50,7 @@ def test_what_is_saved_opens_in_tokenizers_and_transformers(name: str, data_fold
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     theirs.encode_special_tokens = True
     auto = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
-    texts, same, ties = strings(seed=2, count=2000), 0, 0
+    texts, same, ties = strings(seed=2, count=1000), 0, 0
     for text in texts:
         ids = ours.encode(text)
         assert again.encode(text) == ids
@@ -90,7 +90,7 @@ def test_what_transformers_writes_opens_here(name: str, data_folder: Path, tmp_p
     ours = Tokenizer.load(tmp_path)
     backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     backend.encode_special_tokens = True
-    for text in strings(seed=3, count=2000):
+    for text in strings(seed=3, count=1000):
         expected = backend.encode(text, add_special_tokens=False)
         ids, spans = ours.encode_offsets(text)
         assert ids == expected.ids == ours.encode(text), text
@@ -112,7 +112,7 @@ def test_offsets_are_those_of_tokenizers(name: str, data_folder: Path) -> None:
         if normalized(ours, text) == "▁" * bool(text) + text.replace(" ", "▁"):
             compared += 1
             assert spans == theirs.encode(text, add_special_tokens=False).offsets, text
-    assert compared > 500
+    assert compared > (1000 if name == "llama2" else 150)
 
 
 @every

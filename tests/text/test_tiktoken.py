@@ -27,7 +27,7 @@ def encoding(file: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return tiktoken.Encoding(**getattr(openai_public, name)())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:2], pytest.param(NAMES[2], marks=pytest.mark.slow)])
 def test_ids_and_specials_are_tiktokens(name: str, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = data_folder / "tokenizers" / "tiktoken" / f"{name}.tiktoken"
     ours, theirs = Tokenizer.load(file), encoding(file, name, monkeypatch)
