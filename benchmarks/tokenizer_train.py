@@ -1,4 +1,4 @@
-"""Learn a vocabulary of 32,000 rows from the same documents, hornbook beside its peers, each run in a process of its own on one core.
+"""Learn a vocabulary of 32,000 rows from the same documents, hornbook beside its peers, each run in its own process on one core.
 
     python -m benchmarks.tokenizer_train [--folder CHINESE] [--megabytes 100] [--rounds 3]
 

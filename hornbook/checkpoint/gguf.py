@@ -1,28 +1,25 @@
 """A GGUF file as metadata and tensors: bytes of a stranger in; checked values and float32 tensors out.
 
-One idea: every read is a step forward that first asks whether the file has those bytes, so no count or length in the file can
-make us allocate more than the file holds. The layout is the specification that ggml publishes (docs/gguf.md); weights are
-dequantized by its own `gguf` package, which is an extra.
+The metadata is read by `text.gguf`, and the table of tensors behind it in the same guarded steps. Weights are dequantized by
+ggml's own `gguf` package, which is an extra.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-import mmap
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hornbook.errors import DamagedError, UserError
+from hornbook.errors import UserError
+from hornbook.text.gguf import Metadata, Steps, opened, read_metadata
 
-SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
-STRING, ARRAY = 8, 9
 # ggml's number of a tensor type: its name, the weights of a block, the bytes of a block.
 TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 8: ("Q8_0", 32, 34),
@@ -42,11 +39,9 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Gguf:
+class Gguf(Metadata):
     """A GGUF file whose header, metadata and tensor table have been checked; the tensors are still in the file."""
 
-    where: str
-    metadata: dict[str, Any]
     stored: dict[str, Stored]
     data: np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -71,19 +66,8 @@ def gguf_package(module: str) -> Any:
 
 def read_gguf(path: Path) -> Gguf:
     """Open and check a GGUF file of version 2 or 3. A damaged or foreign file is an error that names the key or tensor."""
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-    except OSError as error:
-        raise UserError("the file cannot be read", where=str(path), why=str(error), fix="name a .gguf file") from error
-    steps = _Steps(data, str(path))
-    tensors, keys = _header(steps)
-    metadata: dict[str, Any] = {}
-    for n in range(keys):
-        key = steps.string(f"the name of key {n + 1} of {keys}")
-        if key in metadata:
-            steps.refuse(f"key {key!r} stands there twice")
-        metadata[key] = _value(steps, f"key {key!r}")
+    steps = opened(path)
+    tensors, metadata = read_metadata(steps)
     stored: dict[str, Stored] = {}
     for n in range(tensors):
         name = steps.string(f"the name of tensor {n + 1} of {tensors}")
@@ -93,76 +77,12 @@ def read_gguf(path: Path) -> Gguf:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
         steps.refuse(f"general.alignment is {alignment!r}, which is no power of two from 8 on")
-    start = min(-(-steps.at // alignment) * alignment, len(data))
-    _check_places(steps, stored, alignment, len(data) - start)
-    return Gguf(str(path), metadata, stored, np.frombuffer(data, dtype=np.uint8)[start:])
+    start = min(-(-steps.at // alignment) * alignment, len(steps.data))
+    _check_places(steps, stored, alignment, len(steps.data) - start)
+    return Gguf(str(path), metadata, stored, np.frombuffer(steps.data, dtype=np.uint8)[start:])
 
 
-class _Steps:
-    """A place in the file that only moves forward, and only over bytes that are there."""
-
-    def __init__(self, data: bytes | mmap.mmap, where: str):
-        self.data, self.where, self.at = data, where, 0
-
-    def refuse(self, why: str) -> NoReturn:
-        raise DamagedError("the GGUF file cannot be read", where=self.where, why=why, fix="download or export the model again")
-
-    def take(self, size: int, what: str) -> bytes:
-        if size > len(self.data) - self.at:
-            self.refuse(f"it ends inside {what}")
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def number(self, size: int, what: str) -> int:
-        return int.from_bytes(self.take(size, what), "little")
-
-    def string(self, what: str) -> str:
-        raw = self.take(self.number(8, what), what)
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            self.refuse(f"{what} is not UTF-8: {error.reason}")
-
-
-def _header(steps: _Steps) -> tuple[int, int]:
-    """The number of tensors and of keys."""
-    if steps.take(4, "its first four bytes") != b"GGUF":
-        raise UserError(
-            "this is not a GGUF file", where=steps.where, why="it does not begin with GGUF", fix="name a file that ends in .gguf"
-        )
-    version = steps.number(4, "its version")
-    if version and not version & 0xFFFF:
-        raise UserError(
-            "the GGUF file is big-endian", where=steps.where, why="hornbook reads little-endian files",
-            fix="convert it with gguf-convert-endian, which comes with the gguf package",
-        )  # fmt: skip
-    if version not in (2, 3):
-        raise UserError(
-            f"GGUF version {version} is not known", where=steps.where, why="versions 2 and 3 are", fix="convert the model again"
-        )
-    return steps.number(8, "the number of tensors"), steps.number(8, "the number of keys")
-
-
-def _value(steps: _Steps, what: str) -> Any:
-    kind = steps.number(4, what)
-    if kind == STRING:
-        return steps.string(what)
-    if kind != ARRAY:
-        return _scalars(steps, kind, 1, what)[0].item()
-    kind, count = steps.number(4, what), steps.number(8, what)
-    if kind == STRING:
-        return [steps.string(what) for _ in range(count)]
-    return _scalars(steps, kind, count, what)
-
-
-def _scalars(steps: _Steps, kind: int, count: int, what: str) -> np.ndarray[Any, Any]:
-    if kind not in SCALARS:
-        steps.refuse(f"{what} has a value of type {kind}, which is not known")
-    dtype = np.dtype(SCALARS[kind])
-    return np.frombuffer(steps.take(count * dtype.itemsize, what), dtype)
-
-
-def _entry(steps: _Steps, what: str) -> Stored:
+def _entry(steps: Steps, what: str) -> Stored:
     """A row of the tensor table. ggml counts the fastest axis first, torch last."""
     axes = steps.number(4, what)
     if not 1 <= axes <= MOST_DIMENSIONS:
@@ -181,7 +101,7 @@ def _entry(steps: _Steps, what: str) -> Stored:
     return Stored(shape, kind, offset, math.prod(shape) // weights * size)
 
 
-def _check_places(steps: _Steps, stored: dict[str, Stored], alignment: int, room: int) -> None:
+def _check_places(steps: Steps, stored: dict[str, Stored], alignment: int, room: int) -> None:
     for name, tensor in stored.items():
         if tensor.offset % alignment:
             steps.refuse(f"tensor {name!r} begins at {tensor.offset}, which is no multiple of {alignment}")

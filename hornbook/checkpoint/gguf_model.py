@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from hornbook.checkpoint.gguf import Gguf, read_gguf
 from hornbook.errors import UserError, near
 from hornbook.model.rope import halved
-from hornbook.text.scored import ScoredTokenizer
-from hornbook.text.split import PATTERNS
-from hornbook.text.tokenizer import Tokenizer, byte_level
+from hornbook.text.gguf_vocabulary import gguf_tokenizer
+from hornbook.text.tokenizer import Tokenizer
 
 LLAMA_FIELDS = {
     "embedding_length": "hidden_size", "block_count": "num_hidden_layers", "feed_forward_length": "intermediate_size",
@@ -53,17 +51,6 @@ ARCHITECTURES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] 
     "qwen3": (LLAMA_FIELDS, LLAMA_NAMES, {"hidden_act": "silu", "rope_theta": 10_000.0}),
     "gpt2": (GPT2_FIELDS, GPT2_NAMES, {"activation_function": "gelu_new"}),
 }
-# llama.cpp's names of pre-tokenizers -> the patterns of the published tokenizers, their normalizer, and whether whole words win.
-PRE: dict[str, tuple[list[str], str | None, bool]] = {
-    "gpt-2": ([PATTERNS["gpt2"]], None, False),
-    "default": ([PATTERNS["gpt2"]], None, False),
-    "smollm": ([r"\p{N}", PATTERNS["gpt2"]], None, False),
-    "smaug-bpe": ([PATTERNS["cl100k"]], None, False),
-    "stablelm2": ([PATTERNS["qwen2"]], None, False),
-    "llama-bpe": ([PATTERNS["cl100k"]], None, True),
-    "qwen2": ([PATTERNS["qwen2"]], "NFC", False),
-}
-NORMAL, USER_DEFINED, BYTE = 1, 4, 6  # token types; all others stand for no text
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer]:
@@ -76,7 +63,7 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer
 
 def published_config(file: Gguf) -> dict[str, Any]:
     """The metadata as a config.json. An unknown architecture or a missing or odd key is a `UserError` that names it."""
-    kind = _key(file, "general.architecture", str)
+    kind = file.key("general.architecture", str)
     if kind not in ARCHITECTURES:
         raise UserError(f"the architecture {kind!r} is not known", where=file.where, fix=near(kind, ARCHITECTURES))
     fields, _, config = ARCHITECTURES[kind]
@@ -84,10 +71,10 @@ def published_config(file: Gguf) -> dict[str, Any]:
     for name, ours in fields.items():
         key, number = f"{kind}.{name}", float if name.endswith(("epsilon", "freq_base")) else int
         if key in file.metadata or name not in OPTIONAL:
-            config[ours] = _key(file, key, number)
+            config[ours] = file.key(key, number)
     layers = config[fields["block_count"]]
     if layers > len(file.stored):
-        raise _odd(file, f"{kind}.block_count", f"{layers} layers and {len(file.stored)} tensors")
+        raise file.odd(f"{kind}.block_count", f"{layers} layers and {len(file.stored)} tensors")
     if "token_embd.weight" not in file.stored:
         raise UserError("there are no weights in this file", where=file.where, why="no token_embd.weight", fix="name a whole model")
     config["vocab_size"] = file.stored["token_embd.weight"].shape[0]
@@ -97,7 +84,7 @@ def published_config(file: Gguf) -> dict[str, Any]:
     _refuse_options(file, kind, config)
     for name in ("bos", "eos"):
         if f"tokenizer.ggml.{name}_token_id" in file.metadata:
-            config[f"{name}_token_id"] = _key(file, f"tokenizer.ggml.{name}_token_id", int)
+            config[f"{name}_token_id"] = file.key(f"tokenizer.ggml.{name}_token_id", int)
     return config
 
 
@@ -106,25 +93,11 @@ def _refuse_options(file: Gguf, kind: str, config: Mapping[str, Any]) -> None:
     turned = file.metadata.get(f"{kind}.rope.dimension_count")
     head = config.get("head_dim") or (config.get("hidden_size", 0) // max(config.get("num_attention_heads", 1), 1))
     if turned not in (None, head) and kind != "gpt2":
-        raise _odd(file, f"{kind}.rope.dimension_count", f"{turned!r} of {head} channels are turned, not all")
+        raise file.odd(f"{kind}.rope.dimension_count", f"{turned!r} of {head} channels are turned, not all")
     if file.metadata.get(f"{kind}.rope.scaling.type", "none") != "none":
-        raise _odd(file, f"{kind}.rope.scaling.type", "scaled rope is not read from GGUF yet")
+        raise file.odd(f"{kind}.rope.scaling.type", "scaled rope is not read from GGUF yet")
     if file.metadata.get(f"{kind}.attention.sliding_window"):
-        raise _odd(file, f"{kind}.attention.sliding_window", "a sliding window is not read from GGUF yet")
-
-
-def _key(file: Gguf, key: str, kind: type[Any]) -> Any:
-    """A metadata value of the type; a float in the few digits that float32 needs, so that 1e-5 stays 1e-5."""
-    if key not in file.metadata:
-        raise _odd(file, key, "it is not there")
-    value = file.metadata[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise _odd(file, key, f"it is no {kind.__name__}")
-    return float(str(np.float32(value))) if kind is float else value
-
-
-def _odd(file: Gguf, key: str, why: str) -> UserError:
-    return UserError(f"{key!r} cannot be used", where=file.where, why=why, fix="choose another file, or convert the model again")
+        raise file.odd(f"{kind}.attention.sliding_window", "a sliding window is not read from GGUF yet")
 
 
 def renamed(names: Mapping[str, str], name: str) -> str:
@@ -142,58 +115,6 @@ def _published(file: Gguf, name: str, config: Mapping[str, Any]) -> Tensor:
         heads = config["num_attention_heads"]
         heads = heads if ".attn_q." in name else config.get("num_key_value_heads") or heads
         if heads < 1 or tensor.shape[0] % (2 * heads):
-            raise _odd(file, "llama.attention.head_count", f"{heads} heads do not share the {tensor.shape[0]} rows of {name!r}")
+            raise file.odd("llama.attention.head_count", f"{heads} heads do not share the {tensor.shape[0]} rows of {name!r}")
         return halved(tensor, heads)
     return tensor
-
-
-def gguf_tokenizer(file: Gguf) -> Tokenizer:
-    """The tokenizer of the metadata: byte-level BPE ("gpt2") or SentencePiece's ("llama")."""
-    kind, pre = _key(file, "tokenizer.ggml.model", str), file.metadata.get("tokenizer.ggml.pre", "default")
-    if kind not in ("gpt2", "llama"):
-        raise _odd(file, "tokenizer.ggml.model", f"{kind!r} is not known; known: gpt2, llama")
-    if not isinstance(pre, str) or pre not in PRE:
-        raise _odd(file, "tokenizer.ggml.pre", f"the pre-tokenizer {pre!r} is not known; {near(str(pre), PRE)}")
-    tokens = _strings(file, "tokenizer.ggml.tokens")
-    types = np.asarray(file.metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))).tolist()
-    if not isinstance(types, list) or len(types) != len(tokens) or len(set(tokens)) != len(tokens):
-        raise _odd(file, "tokenizer.ggml.token_type", f"there are {len(tokens)} tokens, each once and each with a type")
-    specials = {name: i for i, (name, kind) in enumerate(zip(tokens, types, strict=True)) if kind not in (NORMAL, BYTE)}
-    ordinary = {name for name, i in specials.items() if types[i] == USER_DEFINED}
-    if any(not name.replace("▁", " ").strip() for name in ordinary):
-        raise _odd(file, "tokenizer.ggml.token_type", "it makes spaces tokens outside of the merges")
-    settings = _settings(file, tokens, pre == "llama-bpe" or kind == "llama")
-    if kind == "llama":
-        scores, lead = file.metadata.get("tokenizer.ggml.scores"), file.metadata.get("tokenizer.ggml.add_space_prefix", True)
-        if not isinstance(scores, np.ndarray):
-            raise _odd(file, "tokenizer.ggml.scores", "it is no list of numbers")
-        pieces = [token.replace("▁", " ") for token in tokens]
-        return ScoredTokenizer(pieces, scores.tolist(), specials, settings, file.where, " " if lead else "")
-    patterns, normalizer, whole = PRE[pre]
-    document = byte_level(
-        {name: i for i, name in enumerate(tokens)}, _strings(file, "tokenizer.ggml.merges"), patterns, specials, ordinary,
-        normalizer, whole,
-    )  # fmt: skip
-    return Tokenizer(document, settings, where=file.where)
-
-
-def _settings(file: Gguf, tokens: list[str], begins: bool) -> dict[str, Any]:
-    """The tokenizer_config.json: begin and end tokens, and the chat template. `begins`: where the file does not say."""
-    settings: dict[str, Any] = {"add_bos_token": bool(file.metadata.get("tokenizer.ggml.add_bos_token", begins))}
-    for name in ("bos", "eos"):
-        key = f"tokenizer.ggml.{name}_token_id"
-        if key in file.metadata:
-            i = _key(file, key, int)
-            if not 0 <= i < len(tokens):
-                raise _odd(file, key, f"{i} is no id of the {len(tokens)} tokens")
-            settings[f"{name}_token"] = tokens[i]
-    if isinstance(file.metadata.get("tokenizer.chat_template"), str):
-        settings["chat_template"] = file.metadata["tokenizer.chat_template"]
-    return settings
-
-
-def _strings(file: Gguf, key: str) -> list[str]:
-    value = file.metadata.get(key)
-    if not isinstance(value, list):
-        raise _odd(file, key, "it is no list of strings")
-    return value

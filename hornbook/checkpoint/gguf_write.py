@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from hornbook.checkpoint.gguf import gguf_package
-from hornbook.checkpoint.gguf_model import ARCHITECTURES, NORMAL, PRE, USER_DEFINED, renamed
+from hornbook.checkpoint.gguf_model import ARCHITECTURES, renamed
 from hornbook.errors import UserError, near
 from hornbook.model.rope import paired
+from hornbook.text.gguf_vocabulary import gguf_metadata
 from hornbook.text.tokenizer import Tokenizer
 
-CONTROL = 3
 DTYPES = ("f32", "f16", "bf16", "q8_0")
 
 
@@ -40,10 +40,7 @@ def write_gguf(config: Mapping[str, Any], published: Mapping[str, Tensor], token
             rows = paired(rows, heads if ".q_proj." in name else config.get("num_key_value_heads") or heads)
         stored = types["F32" if rows.ndim == 1 else "F16" if dtype == "q8_0" and rows.shape[-1] % 32 else dtype.upper()]
         writer.add_tensor(renamed(theirs, name), quants.quantize(rows.numpy(), stored), raw_dtype=stored)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _finish(writer)
 
 
 def _add_config(writer: Any, config: Mapping[str, Any], kind: str) -> None:
@@ -63,27 +60,21 @@ def _add_config(writer: Any, config: Mapping[str, Any], kind: str) -> None:
             add(f"{kind}.{name}", known[ours])
 
 
+def write_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a GGUF file that holds a tokenizer and no weights."""
+    writer = gguf_package("gguf_writer").GGUFWriter(path, "llama")
+    _add_tokenizer(writer, tokenizer)
+    _finish(writer)
+
+
+def _finish(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
-    document, settings = tokenizer.document, tokenizer.settings()
-    if not document:
-        raise UserError("a SentencePiece vocabulary cannot be written yet", fix="keep the file that it was read from")
-    way = (list(tokenizer.patterns), tokenizer.normalizer, bool(document["model"].get("ignore_merges")))
-    pre = next((name for name, known in PRE.items() if known == way), None)
-    if pre is None:
-        fix = "export with --to hf, or train with split='cl100k', 'qwen2' or 'gpt2'"
-        raise UserError("llama.cpp has no name for how this tokenizer cuts text", where="tokenizer.json", why=str(way), fix=fix)
-    rows = {i: (text, NORMAL) for text, i in document["model"]["vocab"].items()}
-    for entry in document["added_tokens"]:
-        rows[entry["id"]] = (entry["content"], CONTROL if entry.get("special") else USER_DEFINED)
-    merges = document["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list([rows[i][0] for i in range(len(rows))])
-    writer.add_token_types([rows[i][1] for i in range(len(rows))])
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    writer.add_add_bos_token(bool(tokenizer.begin_ids))
-    for name, add in (("bos_token", writer.add_bos_token_id), ("eos_token", writer.add_eos_token_id)):
-        if tokenizer.configured(name, settings) in tokenizer.specials:
-            add(tokenizer.specials[tokenizer.configured(name, settings)])
-    if isinstance(settings.get("chat_template"), str):
-        writer.add_chat_template(settings["chat_template"])
+    for key, value in gguf_metadata(tokenizer).items():
+        add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32}.get(type(value), writer.add_array)
+        add(key, value)

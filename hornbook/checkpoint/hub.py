@@ -19,8 +19,10 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from hornbook.errors import DamagedError, UserError
+from hornbook.errors import DamagedError, UserError, near
 from hornbook.files import continued, held, sha256, write_json
+from hornbook.text import vocabularies
+from hornbook.text.vocabularies import NAMES
 
 SHORT = {"gpt2": "hf:openai-community/gpt2"}
 NAME = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?", re.ASCII)
@@ -60,6 +62,25 @@ def download(name: str, say: Callable[[str], None] = lambda line: None) -> Path:
                 _fetch(f"{_endpoint()}/{repository}/resolve/{commit}/{file}", folder / file, name)
         write_json(folder / COMPLETE, {file: (folder / file).stat().st_size for file in files})
     return folder
+
+
+def fetch_vocabulary(name: str, url: str | None = None) -> Path:
+    """Fetch a published vocabulary into the user's cache, where `Tokenizer.load(name)` finds it; `url` names another copy of it.
+
+    Only what has the published SHA-256 is kept. An interrupted call is continued by the next.
+    """
+    if name not in NAMES:
+        raise UserError(f"no vocabulary is named {name!r}", where="name", fix=near(name, NAMES))
+    known = NAMES[name]
+    address, file = url or known.url, vocabularies.folder(name) / known.file
+    if address is None or not address.startswith(("https://", "http://")):
+        why = "its licence has to be accepted where it is published" if address is None else f"{address!r} is no web address"
+        raise UserError(f"{name} needs an address", where="url", why=why, fix=f"give the url of its {known.file}")
+    with held(file.parent):
+        if not file.is_file():
+            _fetch(address, file, name, known.sha256)
+    vocabularies.check(file, known.sha256)
+    return file
 
 
 def cache() -> Path:
@@ -120,7 +141,7 @@ def _described(repository: str, revision: str, where: str) -> tuple[str, list[st
     return commit, sorted(READ.intersection(names)) + weights
 
 
-def _fetch(url: str, path: Path, where: str) -> None:
+def _fetch(url: str, path: Path, where: str, stated: str | None = None) -> None:
     """One file, from where an earlier call stopped; it takes its name when its size and hash are right."""
     with continued(path) as file:
         have = file.seek(0, os.SEEK_END)
@@ -139,11 +160,11 @@ def _fetch(url: str, path: Path, where: str) -> None:
         got = file.seek(0, os.SEEK_END)
         if size is not None and got < size:
             raise _stopped(where, f"{path.name} ended at {got:,} of {size:,} bytes")
-        expected = _hash(hops)
+        expected = stated or _hash(hops)
         if (size is not None and got > size) or (expected and sha256(Path(file.name)) != expected):
             Path(file.name).unlink()
             raise DamagedError(
-                "a downloaded file is not the one that the hub states", where=f"{where}: {path.name}",
+                "a downloaded file is not the one that was published", where=f"{where}: {path.name}",
                 why=f"{got:,} bytes with another size or SHA-256; they were deleted", fix="run the same command again",
             )  # fmt: skip
 

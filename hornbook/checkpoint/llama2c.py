@@ -16,10 +16,12 @@ from torch import Tensor
 
 from hornbook.errors import DamagedError, UserError
 from hornbook.model.rope import halved
-from hornbook.text.scored import ScoredTokenizer
+from hornbook.text.scored import BYTE, ScoredTokenizer
+from hornbook.text.sentencepiece import BYTE as BYTE_PIECE
+from hornbook.text.sentencepiece import CONTROL, NORMAL, SPACE, UNKNOWN, Vocabulary
 
 HEADER, VERSIONED = struct.Struct("<7i"), 0x616B3432
-UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
+NAMES, BEGIN = ("<unk>", "<s>", "</s>"), "<s>"
 
 
 def read_llama2c(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], ScoredTokenizer]:
@@ -94,9 +96,12 @@ def _tokenizer(model: Path, vocab: int) -> ScoredTokenizer:
         scores.append(score)
     if at != len(data):
         raise _damaged(path, f"{len(data) - at} bytes follow its {vocab} pieces")
-    specials = {name: i for i, name in enumerate((UNKNOWN, BEGIN, END)[:vocab])}
+    pieces = [*NAMES[:vocab], *(piece.replace(" ", SPACE) for piece in pieces[len(NAMES) :])]
+    types = [UNKNOWN, CONTROL, CONTROL][:vocab] + [
+        BYTE_PIECE if BYTE.fullmatch(piece) else NORMAL for piece in pieces[len(NAMES) :]
+    ]
     config = {"bos_token": BEGIN, "eos_token": BEGIN, "add_bos_token": True}
-    return ScoredTokenizer(pieces, scores, specials, config, str(path))
+    return ScoredTokenizer(Vocabulary(pieces, scores, types, unigram=False).document(str(path)), config, str(path))
 
 
 def _damaged(path: Path, why: str) -> DamagedError:

@@ -26,8 +26,8 @@ from hornbook.families import Model
 from hornbook.families.weights import from_published, to_published
 from hornbook.files import MANIFEST, written_folder
 from hornbook.model import LMHead, shapes_only
+from hornbook.text.load import FILES
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.text.wordpiece import WordPiece
 
 # Files that hold a model: each reader gives a published config, published weights and a tokenizer.
 READERS: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Tensor], Tokenizer]]] = {
@@ -69,16 +69,11 @@ def load(name_or_path: str | Path, say: Callable[[str], None] = lambda line: Non
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a published folder: WordPiece or byte-level BPE, as its tokenizer.json says; WordPiece from a vocab.txt."""
-    file = folder / "tokenizer.json"
-    if file.is_file():
-        model = read_json(file).get("model")
-        pieces = isinstance(model, dict) and model.get("type") == "WordPiece"
-        return WordPiece.load(folder) if pieces else Tokenizer.load(folder)
-    if (folder / "vocab.txt").is_file():
-        return WordPiece.load(folder)
+    """The tokenizer of a published folder, of whatever kind."""
+    if any((folder / name).is_file() for name in FILES):
+        return Tokenizer.load(folder)
     raise UserError(
-        "there is no tokenizer beside this model", where=str(file),
+        "there is no tokenizer beside this model", where=str(folder / FILES[0]),
         fix="copy its tokenizer's files there; a model of images or sound has none, and opens with load_model(folder)",
     )  # fmt: skip
 

@@ -46,7 +46,8 @@ def generate(
                 found[row].finish = finish or found[row].finish
         done |= found
     for completion in done.values():
-        completion.text = tokenizer.decode(completion.tokens)
+        pieces = tokenizer.stream()  # which keeps the space that a word begins with, as the text goes on
+        completion.text = "".join([*map(pieces.push, completion.tokens), pieces.flush()])
     return [done[row] for row in range(len(ids))]
 
 

@@ -13,17 +13,19 @@ import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hornbook.errors import UserError, near
 from hornbook.text import bpe, chat
+from hornbook.text.normalize import Span, edited, forms, moved
+from hornbook.text.published import Published, byte_level
 from hornbook.text.scan import MACHINES, Rules
-from hornbook.text.split import PATTERNS, Splitter, literal, pattern_named
+from hornbook.text.split import Splitter, pattern_named
 
 if TYPE_CHECKING:
     from hornbook.text import fast
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 DEFAULT_SPECIALS = chat.SPECIALS
 SMALL, WORTH = 100_000, 300  # characters: up to the one no text waits for a compiler, under the other it would not pay
 MOST_COMPILED = 1 << 20  # rows: ids have twenty bits there
-NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 class Tokenizer:
@@ -41,12 +42,12 @@ class Tokenizer:
     one never waits for it. The ids are the same.
     """
 
-    _rules: Rules | None = None  # how compiled code cuts texts; None: it cannot
+    _cut: Rules | None = None  # how compiled code cuts texts; None: it cannot
     _compiled: fast.Encoder | None = None
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         """Read a parsed tokenizer.json and, where there is one, tokenizer_config.json; `where` names it in errors."""
-        published = _Published(document, where)
+        published = Published(document, where)
         self.document, self._config = document, dict(config or {})
         self.specials: Mapping[str, int] = published.specials
         self.normalizer = published.normalizer
@@ -60,7 +61,7 @@ class Tokenizer:
         self.patterns: Sequence[str] = self._split.patterns
         every_byte = all(bytes([byte]) in id_of for byte in range(256))
         if len(self.patterns) == 1 and every_byte and max(len(self._pieces), len(self._merges)) < MOST_COMPILED:
-            self._rules = MACHINES.get(self.patterns[0])
+            self._cut = MACHINES.get(self.patterns[0])
 
     @classmethod
     def train(
@@ -106,19 +107,16 @@ class Tokenizer:
         ids = {name: len(pieces) + n for n, name in enumerate(specials)}
         return cls(byte_level({text: i for i, text in enumerate(spelled)}, pairs, splitter.patterns, ids))
 
-    @classmethod
-    def load(cls, path: str | Path) -> Tokenizer:
-        """Open a folder that holds a tokenizer.json, or the file itself; any byte-level BPE in Hugging Face's format."""
-        path = Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            raise UserError("there is no tokenizer here", where=str(file), fix="name a folder with a tokenizer.json")
-        config = file.with_name("tokenizer_config.json")
-        settings = read_json(config) if config.is_file() else {}
-        template = file.with_name("chat_template.jinja")
-        if template.is_file():
-            settings["chat_template"] = template.read_text(encoding="utf-8")
-        return cls(read_json(file), settings, where=str(file))
+    @staticmethod
+    def load(path_or_name: str | Path, split: str | None = None) -> Tokenizer:
+        """Open any published tokenizer, by its file, its folder, or a known name such as "cl100k".
+
+        tokenizer.json (byte-level BPE, SentencePiece's kinds, WordPiece), *.tiktoken, encoder.json + vocab.bpe or vocab.json +
+        merges.txt, SentencePiece's .model, vocab.txt, .gguf. `split` names how ranks or merges cut text: no file of these says it.
+        """
+        from hornbook.text.load import load  # the kinds are built on this class
+
+        return load(path_or_name, split)
 
     @property
     def vocab_size(self) -> int:
@@ -175,15 +173,29 @@ class Tokenizer:
 
     def _fast(self, size: int) -> fast.Encoder | None:
         """Compiled code for a text of so many characters, where it can be had and pays."""
-        if self._rules is None or size < (WORTH if self._compiled else SMALL):
+        if self._cut is None or size < (WORTH if self._compiled else SMALL):
             return None
         if self._compiled is None:
             from hornbook.text import fast
 
-            self._compiled = fast.Encoder(self._pieces, self._merges, self._rules, self._whole)
+            self._compiled = fast.Encoder(self._pieces, self._merges, self._cut, self._whole)
             if not self._compiled.exact:
-                self._rules = None
-        return self._compiled if self._rules else None
+                self._cut = None
+        return self._compiled if self._cut else None
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        """`encode`, and for each id the (start, end) that it stands for in `text`, in characters before any normalization.
+
+        A token that holds a part of a character stands for the whole character.
+        """
+        spans = [(n, n + 1) for n in range(len(text))]
+        ids = self.encode(text)
+        if self.normalizer:
+            edits = list(forms(self.normalizer)(text))
+            text, spans = edited(text, edits), moved(spans, edits)
+        owners = [span for character, span in zip(text, spans, strict=True) for _ in range(len(character.encode()))]
+        ends = list(accumulate(len(self._pieces[i]) for i in ids))
+        return ids, [(owners[start][0], owners[end - 1][1]) for start, end in zip([0, *ends], ends, strict=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text; a special shows as its name, and bytes that are no UTF-8 show as U+FFFD."""
@@ -274,86 +286,6 @@ class TextStream:
         return self._decoder.decode(b"", final=True)
 
 
-class _Published:
-    """A parsed tokenizer.json, checked: pieces by id (empty for a special), merges by rank, patterns, specials."""
-
-    def __init__(self, document: Mapping[str, Any], where: str):
-        self._where = where
-        model = document.get("model") or {}
-        if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-            self._refuse(f"its model is {model.get('type') if isinstance(model, dict) else model!r}, not BPE with a vocabulary")
-        for option in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
-            if model.get(option):
-                self._refuse(f"its model sets {option}={model[option]!r}")
-        if (document.get("decoder") or {}).get("type") != "ByteLevel":
-            self._refuse("its decoder is not ByteLevel")
-        self.normalizer = self._normalizer(document.get("normalizer"))
-        self.patterns = self._patterns(document.get("pre_tokenizer") or {})
-        self.whole = bool(model.get("ignore_merges"))
-        self.specials = self._read_specials(document.get("added_tokens") or [])
-        self.pieces = self._read_pieces(model["vocab"])
-        self.merges = self._read_merges(model.get("merges") or [])
-
-    def _refuse(self, why: str) -> NoReturn:
-        fix = "use a byte-level BPE, as GPT-2, Llama 3 and Qwen publish"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why, fix=fix)
-
-    def _normalizer(self, part: dict[str, Any] | None) -> Literal["NFC", "NFD", "NFKC", "NFKD"] | None:
-        if part is None:
-            return None
-        if part.get("type") not in NORMALIZERS:
-            self._refuse(f"its normalizer is {part.get('type')}; known: none, {', '.join(NORMALIZERS)}")
-        return cast(Literal["NFC", "NFD", "NFKC", "NFKD"], part["type"])
-
-    def _patterns(self, part: dict[str, Any]) -> list[str]:
-        """The patterns of a ByteLevel pre-tokenizer, or of a sequence of splits that ends in one."""
-        steps = part.get("pretokenizers", []) if part.get("type") == "Sequence" else [part]
-        last = steps[-1] if steps else {}
-        if last.get("type") != "ByteLevel":
-            self._refuse(f"its pre-tokenizer is {part.get('type')} and does not end in ByteLevel")
-        if last.get("add_prefix_space", True):
-            self._refuse("it adds a space before the text (add_prefix_space), so text would not come back as it was")
-        patterns = [self._pattern(step) for step in steps[:-1]]
-        return [*patterns, PATTERNS["gpt2"]] if last.get("use_regex", True) else patterns
-
-    def _pattern(self, step: dict[str, Any]) -> str:
-        if step.get("type") == "Digits":
-            return r"\p{N}" if step.get("individual_digits") else r"\p{N}+"
-        if step.get("type") != "Split" or step.get("behavior") != "Isolated" or step.get("invert"):
-            self._refuse(f"its pre-tokenizer has the step {step}; known: Digits, and Split that is Isolated and not inverted")
-        rule = step.get("pattern") or {}
-        return str(rule["Regex"]) if "Regex" in rule else literal(str(rule.get("String", "")))
-
-    def _read_specials(self, entries: list[dict[str, Any]]) -> dict[str, int]:
-        for entry in entries:
-            if not isinstance(entry.get("content"), str) or not isinstance(entry.get("id"), int):
-                self._refuse(f"its added token {entry} has no content or no id")
-            if not entry.get("special") and not entry["content"].strip():
-                self._refuse(f"it adds the token {entry['content']!r}, which stands for text outside the merges")
-        return {entry["content"]: entry["id"] for entry in entries}
-
-    def _read_pieces(self, vocab: dict[str, int]) -> list[bytes]:
-        pieces: dict[int, bytes] = {i: b"" for i in self.specials.values()}
-        for text, i in vocab.items():
-            if text not in self.specials:
-                pieces[i] = bpe.unspell(text) or self._refuse(f"its piece {text!r} is not spelled in bytes")
-        rows = len(pieces)
-        if rows != len(self.specials.keys() | vocab.keys()) or not all(i in pieces for i in range(rows)):
-            self._refuse(f"the ids of its {len(vocab)} pieces and {len(self.specials)} added tokens are not 0, 1, 2, ...")
-        return [pieces[i] for i in range(rows)]
-
-    def _read_merges(self, merges: list[str | list[str]]) -> list[tuple[int, int]]:
-        id_of = {piece: i for i, piece in enumerate(self.pieces) if piece}
-        pairs = []
-        for merge in merges:
-            halves = merge.split(" ") if isinstance(merge, str) else merge
-            left, right = (bpe.unspell(half) or b"" for half in halves) if len(halves) == 2 else (b"", b"")
-            if left not in id_of or right not in id_of or left + right not in id_of:
-                self._refuse(f"its merge {merge!r} does not join two pieces into a third")
-            pairs.append((id_of[left], id_of[right]))
-        return pairs
-
-
 def learned(
     documents: Iterable[str], splitter: Splitter, rows: int, forbidden: Collection[bytes],
     progress: Callable[[int, int], None] | None, threads: int,
@@ -378,47 +310,6 @@ def learned(
     return fast.train(counted, rows, forbidden, progress)
 
 
-def byte_level(
-    vocab: Mapping[str, int],
-    merges: Sequence[str],
-    patterns: Sequence[str],
-    specials: Mapping[str, int],
-    ordinary: Collection[str] = (),
-    normalizer: str | None = None,
-    whole: bool = False,
-) -> dict[str, Any]:
-    """The tokenizer.json of a byte-level BPE whose pieces are spelled in visible characters.
-
-    `ordinary`: the specials that are text to a reader; `whole`: a word that is a piece is taken without asking the merges.
-    """
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [{"id": i, "content": name, **flags, "special": name not in ordinary} for name, i in specials.items()]
-    splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
-    bytes_at_last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None if normalizer is None else {"type": normalizer},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, bytes_at_last]},
-        "post_processor": None,
-        "decoder": bytes_at_last,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": whole,
-            "vocab": dict(vocab),
-            "merges": list(merges),
-        },
-    }
-
-
 def _check_specials(specials: Sequence[str]) -> None:
     if isinstance(specials, str):
         raise UserError("specials is one string", why="it is a sequence of names", fix=f"give ({specials!r},)")
@@ -429,15 +320,3 @@ def _check_specials(specials: Sequence[str]) -> None:
                 why="a name has at least two characters and appears once",
                 fix="use names such as '<|end|>', each once",
             )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object of a tokenizer's file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise UserError("the file is not JSON", where=str(file), why=str(problem), fix="name a tokenizer.json") from None
-    if not isinstance(content, dict):
-        what = "the file is not a JSON object"
-        raise UserError(what, where=str(file), why=f"it is a {type(content).__name__}", fix="name a tokenizer.json")
-    return content

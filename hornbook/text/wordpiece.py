@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hornbook.errors import UserError
 from hornbook.text.bpe import utf8
-from hornbook.text.tokenizer import Tokenizer, read_json
+from hornbook.text.normalize import Edit, Span, edited, forms, moved
+from hornbook.text.published import read_json
+from hornbook.text.tokenizer import Tokenizer
 
 INSIDE = "##"  # how a piece inside a word is spelled
 SPECIALS = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
@@ -48,13 +50,14 @@ class WordPiece(Tokenizer):
         names = dict(sorted((i, piece) for piece, i in (model["vocab"] | self.specials).items()))
         if list(names) != list(range(len(model["vocab"] | self.specials))):
             self._refuse(f"the ids of its {len(names)} pieces and added tokens are not 0, 1, 2, ...")
-        self._shown = [utf8(_spaced(piece)) for piece in names.values()]
+        self._names = list(names.values())
+        self._shown = [utf8(_spaced(piece)) for piece in self._names]
         self._pieces = [b"" if i in self.specials.values() else shown for i, shown in enumerate(self._shown)]
         self._passes = self._character_passes()
         self._known: dict[str, list[int]] = {}
 
-    @classmethod
-    def load(cls, path: str | Path) -> WordPiece:
+    @staticmethod
+    def load(path: str | Path, split: str | None = None) -> WordPiece:
         """Open a folder that holds a tokenizer.json of this kind or a vocab.txt, or one of the two files."""
         path = Path(path)
         if path.is_dir():
@@ -63,7 +66,7 @@ class WordPiece(Tokenizer):
             raise UserError("there is no tokenizer here", where=str(path), fix="name a folder with a vocab.txt or tokenizer.json")
         file = path.with_name("tokenizer_config.json")
         config = read_json(file) if file.is_file() else {}
-        return cls(read_json(path) if path.suffix == ".json" else _from_vocabulary(path, config), config, str(path))
+        return WordPiece(read_json(path) if path.suffix == ".json" else _from_vocabulary(path, config), config, str(path))
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; special strings in it stay ordinary text. A word that the vocabulary cannot write is the unknown token."""
@@ -72,6 +75,26 @@ class WordPiece(Tokenizer):
         if bare is not None:
             text = unicodedata.normalize("NFD", text).translate(bare)
         return [i for word in text.translate(words).split(" ") if word for i in self._ids(word)]
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        clean, bare, words = self._passes
+        accents = [] if bare is None else [forms("NFD"), bare.edits]
+        spans = [(n, n + 1) for n in range(len(text))]
+        for rule in (clean.edits, *accents, words.edits):
+            edits = list(rule(text))
+            text, spans = edited(text, edits), moved(spans, edits)
+        ids: list[int] = []
+        found: list[Span] = []
+        at = 0
+        for word in text.split(" "):
+            cut, start = self._ids(word) if word else [], at
+            for n, i in enumerate(cut):
+                end = at + len(word) if n == len(cut) - 1 else start + len(self._names[i].removeprefix(INSIDE if n else ""))
+                found.append((spans[start][0], spans[end - 1][1]))
+                start = end
+            ids += cut
+            at += len(word) + 1
+        return ids, found
 
     def pair(self, a: str, b: str | None = None) -> tuple[list[int], list[int]]:
         """(ids, types) of one text or of two: [CLS] a [SEP] of type 0, then b [SEP] of type 1."""
@@ -174,6 +197,10 @@ class _Each(dict[int, str]):
         self[code] = found = self._of(chr(code))
         return found
 
+    def edits(self, text: str) -> Iterator[Edit]:
+        """What the table changes, for offsets."""
+        return ((n, n + 1, new) for n, old in enumerate(text) if (new := self[ord(old)]) != old)
+
 
 def _is_control(character: str) -> bool:
     return character not in "\t\n\r" and unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs")
@@ -206,6 +233,11 @@ def _from_vocabulary(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if len(vocab) != len(lines):
         why = f"{len(lines) - len(vocab)} of its {len(lines)} lines repeat another"
         raise UserError("this vocabulary cannot be read", where=str(path), why=why, fix="name a BERT's vocab.txt")
+    return wordpiece_document(vocab, config)
+
+
+def wordpiece_document(vocab: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokenizer.json of a BERT whose pieces have these ids; `config` is its tokenizer_config.json."""
     given = {key: value.get("content") if isinstance(value, dict) else value for key, value in config.items()}
     names = [str(given.get(key) or name) for key, name in SPECIALS.items()]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -224,6 +256,6 @@ def _from_vocabulary(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "decoder": {"type": "WordPiece", "prefix": INSIDE, "cleanup": True},
         "model": {
             "type": "WordPiece", "unk_token": str(given.get("unk_token") or "[UNK]"), "continuing_subword_prefix": INSIDE,
-            "max_input_chars_per_word": 100, "vocab": vocab,
+            "max_input_chars_per_word": 100, "vocab": dict(vocab),
         },
     }  # fmt: skip

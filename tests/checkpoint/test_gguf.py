@@ -16,12 +16,12 @@ import transformers
 
 import hornbook
 from hornbook.checkpoint.gguf import TYPES, read_gguf
-from hornbook.checkpoint.gguf_model import PRE, gguf_tokenizer
 from hornbook.checkpoint.pretrained import load
 from hornbook.errors import DamagedError, UserError
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
 from hornbook.model.rope import halved, paired
+from hornbook.text.gguf_vocabulary import PRE, gguf_tokenizer
 from tests.reference.gguf_files import NAMES, differences, permuted, write
 from tests.reference.models import TEXTS, tokenized_model
 

@@ -11,6 +11,8 @@ import torch
 import transformers
 
 import hornbook
+from hornbook.checkpoint.gguf import read_gguf
+from hornbook.checkpoint.gguf_write import write_vocabulary
 from hornbook.checkpoint.pretrained import load, save, save_gguf
 from hornbook.cli.main import run
 from hornbook.errors import UserError
@@ -19,6 +21,7 @@ from hornbook.text.split import PATTERNS
 from hornbook.text.tokenizer import Tokenizer
 from tests.reference.gguf_files import NAMES, differences, write
 from tests.reference.models import TEXTS, tokenized_model
+from tests.reference.scripts import strings
 
 every = pytest.mark.parametrize("family", sorted(NAMES))
 
@@ -101,20 +104,48 @@ def test_the_verb_writes_either_and_reads_back_what_it_wrote(tmp_path: Path, cap
     assert "Fix:   use --to gguf" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
-def test_a_tokenizer_of_scores_is_refused_and_the_weights_are_not(data_folder: Path, tmp_path: Path) -> None:
+def test_a_model_of_llama2c_is_written_with_its_tokenizer(data_folder: Path, tmp_path: Path) -> None:
     model, scored = load(data_folder / "weights" / "stories260K" / "stories260K.bin")
     for write_out in (save, save_gguf):
-        with pytest.raises(UserError, match="SentencePiece vocabulary cannot be written yet"):
-            write_out(model, scored, tmp_path / "out")
-        write_out(model, tokenized_model("llama")[1], tmp_path / write_out.__name__)
-        assert differences(model, load(tmp_path / write_out.__name__)[0]) == 0
+        write_out(model, scored, tmp_path / write_out.__name__)
+        back, same = load(tmp_path / write_out.__name__)
+        assert differences(model, back) == 0 and (same.begin_ids, same.end_ids) == (scored.begin_ids, scored.end_ids)
+        for text in strings(seed=1, count=500):
+            assert same.encode(text) == scored.encode(text)
+
+
+VOCABULARIES = {
+    "llama2": "llama2/tokenizer.model", "t5": "t5/t5_tokenizer_base.model", "gpt2": "gpt2", "qwen3": "qwen3",
+    "r50k": "tiktoken/r50k_base.tiktoken", "bert": "wordpiece/vocab.txt",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(VOCABULARIES))
+def test_every_kind_of_vocabulary_comes_back(name: str, data_folder: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(data_folder / "tokenizers" / VOCABULARIES[name])
+    write_vocabulary(tokenizer, tmp_path / "vocabulary.gguf")
+    same = Tokenizer.load(tmp_path / "vocabulary.gguf")
+    for text in strings(seed=2, count=500):
+        assert same.encode(text) == tokenizer.encode(text)
+    assert same.vocab_size == tokenizer.vocab_size and same.specials.keys() <= tokenizer.specials.keys()
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("llama2", "llama-spm"), ("gpt2", "gpt-2"), ("bert", "bert-bge")])
+def test_llama_cpps_own_files_hold_the_same_tokens(ours: str, theirs: str, data_folder: Path, tmp_path: Path) -> None:
+    write_vocabulary(Tokenizer.load(data_folder / "tokenizers" / VOCABULARIES[ours]), tmp_path / "vocabulary.gguf")
+    found = read_gguf(tmp_path / "vocabulary.gguf").metadata
+    expected = read_gguf(data_folder / "tokenizers" / "gguf_vocab" / f"ggml-vocab-{theirs}.gguf").metadata
+    for key in {"gpt2": ("model", "pre", "tokens", "merges", "token_type"), "llama2": ("model", "tokens", "token_type")}.get(
+        ours, ("model", "tokens")
+    ):
+        assert list(found[f"tokenizer.ggml.{key}"]) == list(expected[f"tokenizer.ggml.{key}"]), key
 
 
 def test_what_gguf_cannot_say_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     model, _ = tokenized_model("llama")
     for tokenizer, says in (
         (Tokenizer.train(TEXTS, vocab=300, pattern=r"\w+|\W+"), "llama.cpp has no name"),
-        (Tokenizer.train(TEXTS, vocab=300, pattern=PATTERNS["o200k"]), "llama.cpp has no name"),
+        (Tokenizer.train(TEXTS, vocab=300, pattern=r"\p{N}|" + PATTERNS["o200k"]), "llama.cpp has no name"),
     ):
         with pytest.raises(UserError, match=says):
             save_gguf(model, tokenizer, tmp_path / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from hornbook.checkpoint import hub
 from hornbook.cli.main import run
 from hornbook.errors import BusyError, DamagedError, UserError
 from hornbook.files import held
+from hornbook.text.tokenizer import Tokenizer
 from tests.reference.models import tokenized_model
 
 COMMIT, OLDER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
@@ -285,3 +287,26 @@ def test_a_short_name_is_said_and_a_local_folder_comes_first(
 
 def test_gpt2_is_the_published_one() -> None:
     assert hub.SHORT == {"gpt2": "hf:openai-community/gpt2"}
+
+
+def test_a_vocabulary_is_fetched_where_the_user_says_and_checked(
+    there: Repository, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = (data_folder / "tokenizers" / "tiktoken" / "r50k_base.tiktoken").read_bytes()
+    there.files["r50k_base.tiktoken"], there.cut["r50k_base.tiktoken"] = raw, 1000
+    address = f"{os.environ['HF_ENDPOINT']}storage/r50k_base.tiktoken"
+    with pytest.raises(UserError, match="ended at 1,000"):
+        hub.fetch_vocabulary("gpt2", address)
+    file = hub.fetch_vocabulary("gpt2", address)
+    assert file.read_bytes() == raw and there.asked[-1][1] == "bytes=1000-"
+    asked = len(there.asked)
+    assert hub.fetch_vocabulary("gpt2", address) == file and len(there.asked) == asked  # what is there is not asked for
+    assert Tokenizer.load("gpt2").vocab_size == 50257
+    there.files["o200k_base.tiktoken"] = raw
+    with pytest.raises(DamagedError, match="not the one that was published"):
+        hub.fetch_vocabulary("o200k", address.replace("r50k", "o200k"))
+    for name, url, says in (("llama3", None, "licence"), ("gpt3", None, "did you mean 'gpt2'"), ("gpt2", "file:///x", "no web")):
+        if url:
+            file.unlink()
+        with pytest.raises(UserError, match=says):
+            hub.fetch_vocabulary(name, url)
