@@ -17,9 +17,10 @@ from torch import Tensor
 from hornbook.checkpoint.gguf import Gguf, read_gguf
 from hornbook.errors import UserError, near
 from hornbook.model.rope import halved
+from hornbook.text.published import byte_level
 from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.split import PATTERNS
-from hornbook.text.tokenizer import Tokenizer, byte_level
+from hornbook.text.tokenizer import Tokenizer
 
 LLAMA_FIELDS = {
     "embedding_length": "hidden_size", "block_count": "num_hidden_layers", "feed_forward_length": "intermediate_size",

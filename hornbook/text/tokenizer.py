@@ -11,20 +11,20 @@ import codecs
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hornbook.errors import UserError, near
 from hornbook.text import bpe, chat
-from hornbook.text.split import PATTERNS, Splitter, literal, pattern_named
+from hornbook.text.published import Published, byte_level, read_json
+from hornbook.text.split import Splitter, pattern_named
 
 DEFAULT_SPECIALS = chat.SPECIALS
-NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 class Tokenizer:
@@ -32,7 +32,7 @@ class Tokenizer:
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         """Read a parsed tokenizer.json and, where there is one, tokenizer_config.json; `where` names it in errors."""
-        published = _Published(document, where)
+        published = Published(document, where)
         self.document, self._config = document, dict(config or {})
         self.specials: Mapping[str, int] = published.specials
         self.normalizer = published.normalizer
@@ -232,127 +232,6 @@ class TextStream:
         return self._decoder.decode(b"", final=True)
 
 
-class _Published:
-    """A parsed tokenizer.json, checked: pieces by id (empty for a special), merges by rank, patterns, specials."""
-
-    def __init__(self, document: Mapping[str, Any], where: str):
-        self._where = where
-        model = document.get("model") or {}
-        if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-            self._refuse(f"its model is {model.get('type') if isinstance(model, dict) else model!r}, not BPE with a vocabulary")
-        for option in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
-            if model.get(option):
-                self._refuse(f"its model sets {option}={model[option]!r}")
-        if (document.get("decoder") or {}).get("type") != "ByteLevel":
-            self._refuse("its decoder is not ByteLevel")
-        self.normalizer = self._normalizer(document.get("normalizer"))
-        self.patterns = self._patterns(document.get("pre_tokenizer") or {})
-        self.whole = bool(model.get("ignore_merges"))
-        self.specials = self._read_specials(document.get("added_tokens") or [])
-        self.pieces = self._read_pieces(model["vocab"])
-        self.merges = self._read_merges(model.get("merges") or [])
-
-    def _refuse(self, why: str) -> NoReturn:
-        fix = "use a byte-level BPE, as GPT-2, Llama 3 and Qwen publish"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why, fix=fix)
-
-    def _normalizer(self, part: dict[str, Any] | None) -> Literal["NFC", "NFD", "NFKC", "NFKD"] | None:
-        if part is None:
-            return None
-        if part.get("type") not in NORMALIZERS:
-            self._refuse(f"its normalizer is {part.get('type')}; known: none, {', '.join(NORMALIZERS)}")
-        return cast(Literal["NFC", "NFD", "NFKC", "NFKD"], part["type"])
-
-    def _patterns(self, part: dict[str, Any]) -> list[str]:
-        """The patterns of a ByteLevel pre-tokenizer, or of a sequence of splits that ends in one."""
-        steps = part.get("pretokenizers", []) if part.get("type") == "Sequence" else [part]
-        last = steps[-1] if steps else {}
-        if last.get("type") != "ByteLevel":
-            self._refuse(f"its pre-tokenizer is {part.get('type')} and does not end in ByteLevel")
-        if last.get("add_prefix_space", True):
-            self._refuse("it adds a space before the text (add_prefix_space), so text would not come back as it was")
-        patterns = [self._pattern(step) for step in steps[:-1]]
-        return [*patterns, PATTERNS["gpt2"]] if last.get("use_regex", True) else patterns
-
-    def _pattern(self, step: dict[str, Any]) -> str:
-        if step.get("type") == "Digits":
-            return r"\p{N}" if step.get("individual_digits") else r"\p{N}+"
-        if step.get("type") != "Split" or step.get("behavior") != "Isolated" or step.get("invert"):
-            self._refuse(f"its pre-tokenizer has the step {step}; known: Digits, and Split that is Isolated and not inverted")
-        rule = step.get("pattern") or {}
-        return str(rule["Regex"]) if "Regex" in rule else literal(str(rule.get("String", "")))
-
-    def _read_specials(self, entries: list[dict[str, Any]]) -> dict[str, int]:
-        for entry in entries:
-            if not isinstance(entry.get("content"), str) or not isinstance(entry.get("id"), int):
-                self._refuse(f"its added token {entry} has no content or no id")
-            if not entry.get("special") and not entry["content"].strip():
-                self._refuse(f"it adds the token {entry['content']!r}, which stands for text outside the merges")
-        return {entry["content"]: entry["id"] for entry in entries}
-
-    def _read_pieces(self, vocab: dict[str, int]) -> list[bytes]:
-        pieces: dict[int, bytes] = {i: b"" for i in self.specials.values()}
-        for text, i in vocab.items():
-            if text not in self.specials:
-                pieces[i] = bpe.unspell(text) or self._refuse(f"its piece {text!r} is not spelled in bytes")
-        rows = len(pieces)
-        if rows != len(self.specials.keys() | vocab.keys()) or not all(i in pieces for i in range(rows)):
-            self._refuse(f"the ids of its {len(vocab)} pieces and {len(self.specials)} added tokens are not 0, 1, 2, ...")
-        return [pieces[i] for i in range(rows)]
-
-    def _read_merges(self, merges: list[str | list[str]]) -> list[tuple[int, int]]:
-        id_of = {piece: i for i, piece in enumerate(self.pieces) if piece}
-        pairs = []
-        for merge in merges:
-            halves = merge.split(" ") if isinstance(merge, str) else merge
-            left, right = (bpe.unspell(half) or b"" for half in halves) if len(halves) == 2 else (b"", b"")
-            if left not in id_of or right not in id_of or left + right not in id_of:
-                self._refuse(f"its merge {merge!r} does not join two pieces into a third")
-            pairs.append((id_of[left], id_of[right]))
-        return pairs
-
-
-def byte_level(
-    vocab: Mapping[str, int],
-    merges: Sequence[str],
-    patterns: Sequence[str],
-    specials: Mapping[str, int],
-    ordinary: Collection[str] = (),
-    normalizer: str | None = None,
-    whole: bool = False,
-) -> dict[str, Any]:
-    """The tokenizer.json of a byte-level BPE whose pieces are spelled in visible characters.
-
-    `ordinary`: the specials that are text to a reader; `whole`: a word that is a piece is taken without asking the merges.
-    """
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [{"id": i, "content": name, **flags, "special": name not in ordinary} for name, i in specials.items()]
-    splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
-    bytes_at_last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None if normalizer is None else {"type": normalizer},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, bytes_at_last]},
-        "post_processor": None,
-        "decoder": bytes_at_last,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": whole,
-            "vocab": dict(vocab),
-            "merges": list(merges),
-        },
-    }
-
-
 def _check_specials(specials: Sequence[str]) -> None:
     if isinstance(specials, str):
         raise UserError("specials is one string", why="it is a sequence of names", fix=f"give ({specials!r},)")
@@ -363,15 +242,3 @@ def _check_specials(specials: Sequence[str]) -> None:
                 why="a name has at least two characters and appears once",
                 fix="use names such as '<|end|>', each once",
             )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object of a tokenizer's file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise UserError("the file is not JSON", where=str(file), why=str(problem), fix="name a tokenizer.json") from None
-    if not isinstance(content, dict):
-        what = "the file is not a JSON object"
-        raise UserError(what, where=str(file), why=f"it is a {type(content).__name__}", fix="name a tokenizer.json")
-    return content

@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 from hornbook.errors import UserError
 from hornbook.text.bpe import utf8
-from hornbook.text.tokenizer import Tokenizer, read_json
+from hornbook.text.published import read_json
+from hornbook.text.tokenizer import Tokenizer
 
 INSIDE = "##"  # how a piece inside a word is spelled
 SPECIALS = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
