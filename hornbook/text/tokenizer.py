@@ -22,7 +22,7 @@ import numpy.typing as npt
 from hornbook.errors import UserError, near
 from hornbook.text import bpe, chat
 from hornbook.text.published import Published, byte_level, read_json
-from hornbook.text.split import Splitter, pattern_named
+from hornbook.text.split import Splitter, patterns_named
 
 DEFAULT_SPECIALS = chat.SPECIALS
 
@@ -72,7 +72,7 @@ class Tokenizer:
                 why=f"the 256 bytes and {len(specials)} special tokens need a row each",
                 fix=f"use vocab={256 + len(specials)} or more",
             )
-        splitter = Splitter([pattern_named(split) if pattern is None else pattern])
+        splitter = Splitter(patterns_named(split) if pattern is None else [pattern])
         # A piece that is spelled like a special would share its key in the vocabulary of tokenizer.json.
         forbidden = {piece for piece in map(bpe.unspell, specials) if piece is not None}
         pieces, merges = bpe.train(bpe.count_words(documents, splitter), rows, forbidden, progress)

@@ -1,5 +1,7 @@
 """Published templates: transformers' text for honest ones, and an end within two seconds and 200 MB for all others."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import json
