@@ -163,7 +163,7 @@ class Tokenizer:
         """Turn a conversation into (ids, mask) by the published chat template, or by hornbook's own, see `chat`."""
         template = self._config.get("chat_template")
         if isinstance(template, list):  # several, each with a name
-            template = {str(entry.get("name")): entry.get("template") for entry in template}.get("default")
+            template = {str(e.get("name")): e.get("template") for e in template if isinstance(e, dict)}.get("default")
         if not isinstance(template, str) or template == chat.JINJA:
             return chat.render(self, messages, prompt)
         names = {name: self.configured(name) for name in ("bos_token", "eos_token")}
