@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hornbook.errors import UserError, near
 
@@ -85,10 +84,12 @@ def render_published(
     The ids are those of transformers, but that special strings inside a content stay text, and that no token reaches across the
     beginning of an answer, where generation begins. The mask is 1 on the assistant's content and the end token right after it.
     """
+    from hornbook.text.template import rendered  # here, since importing Jinja takes a while
+
     _check_messages(messages)
     given, said, close = _marks([message["content"] for message in messages])
 
-    def rendered(lead: bool) -> str:
+    def marked(lead: bool) -> str:
         """With a mark on each side of every content, inside of its spaces, which a template may trim."""
         turns = []
         for message in messages:
@@ -96,15 +97,16 @@ def render_published(
             core = content.strip()
             start = content.index(core) if core else len(content)
             before = content[:start] if lead or mark == given else ""
-            marked = f"{before}{mark}{core}{close}{content[start + len(core) :]}"
-            turns.append({"role": message["role"], "content": marked})  # and no other field, which would come in unmarked
-        return _jinja(template, {"messages": turns, "add_generation_prompt": prompt, **names})
+            text = f"{before}{mark}{core}{close}{content[start + len(core) :]}"
+            turns.append({"role": message["role"], "content": text})  # and no other field, which would come in unmarked
+        return rendered(template, {"messages": turns, "add_generation_prompt": prompt, **names})
 
-    pieces, without = rendered(lead=True).split(said), rendered(lead=False).split(said)
-    text = pieces[0]
-    for piece, less, after in zip(pieces, without, pieces[1:], strict=False):  # the spaces that begin an answer are part of it
-        kept = max(len(piece) - len(less), 0)
-        text = f"{text[: len(text) - kept]}{said}{text[len(text) - kept :]}{after}"
+    pieces, without = marked(lead=True).split(said), marked(lead=False).split(said)
+    parts = []
+    for piece, less in zip(pieces[:-1], without, strict=False):  # the spaces that begin an answer are part of it
+        kept = min(len(piece), len(less))
+        parts += [piece[:kept], said, piece[kept:]]
+    text = "".join([*parts, pieces[-1]])
     shape = re.sub(f"[^{given}{said}{close}]", "", text)
     if len(pieces) != len(without) or re.fullmatch(f"(?:[{given}{said}]{close})*", shape) is None:
         raise UserError(
@@ -145,32 +147,6 @@ def _segments(tok: Tokenizer, text: str, given: str, said: str, close: str) -> I
             plain += part.strip(given + close)
         learned = part.startswith(said) or (learned and not part)
     yield Segment(tok.encode(plain), learn=False)
-
-
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    # As transformers sets it up: https://huggingface.co/docs/transformers/chat_templating_writing
-    room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    room.globals["raise_exception"] = _raise
-    return room.from_string(template)
-
-
-def _raise(message: str) -> None:
-    raise ValueError(message)
-
-
-def _jinja(template: str, values: Mapping[str, Any]) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        return str(_compiled(template).render(**values))
-    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        raise UserError(
-            "this tokenizer's chat template refuses these messages", where="chat_template", why=str(error),
-            fix="change the order or the roles of the messages, or use another template",
-        ) from error  # fmt: skip
 
 
 def _check_specials(tok: Tokenizer) -> None:

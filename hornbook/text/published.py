@@ -6,6 +6,7 @@ One idea: what is not understood is refused by name, so that no published file g
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
@@ -28,21 +29,27 @@ class Published:
         for option in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
             if model.get(option):
                 self._refuse(f"its model sets {option}={model[option]!r}")
-        if (document.get("decoder") or {}).get("type") != "ByteLevel":
+        if self._dict("decoder", document.get("decoder")).get("type") != "ByteLevel":
             self._refuse("its decoder is not ByteLevel")
-        self.normalizer = self._normalizer(document.get("normalizer"))
-        self.patterns = self._patterns(document.get("pre_tokenizer") or {})
+        self.normalizer = self._normalizer(self._dict("normalizer", document.get("normalizer")))
+        self.patterns = self._patterns(self._dict("pre_tokenizer", document.get("pre_tokenizer")))
         self.whole = bool(model.get("ignore_merges"))
-        self.specials = self._read_specials(document.get("added_tokens") or [])
+        self.specials = self._read_specials(self._list("added_tokens", document.get("added_tokens")))
         self.pieces = self._read_pieces(model["vocab"])
-        self.merges = self._read_merges(model.get("merges") or [])
+        self.merges = self._read_merges(self._list("merges", model.get("merges")))
 
     def _refuse(self, why: str) -> NoReturn:
         fix = "use a byte-level BPE, as GPT-2, Llama 3 and Qwen publish"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why, fix=fix)
+        raise UserError("this tokenizer cannot be read", where=self._where, why=why[:500], fix=fix)
 
-    def _normalizer(self, part: dict[str, Any] | None) -> Literal["NFC", "NFD", "NFKC", "NFKD"] | None:
-        if part is None:
+    def _dict(self, name: str, part: Any) -> dict[str, Any]:
+        return part if isinstance(part, dict) else {} if part is None else self._refuse(f"its {name} is {part!r}, not an object")
+
+    def _list(self, name: str, part: Any) -> list[Any]:
+        return part if isinstance(part, list) else [] if part is None else self._refuse(f"its {name} is {part!r}, not a list")
+
+    def _normalizer(self, part: dict[str, Any]) -> Literal["NFC", "NFD", "NFKC", "NFKD"] | None:
+        if not part:
             return None
         if part.get("type") not in NORMALIZERS:
             self._refuse(f"its normalizer is {part.get('type')}; known: none, {', '.join(NORMALIZERS)}")
@@ -50,7 +57,9 @@ class Published:
 
     def _patterns(self, part: dict[str, Any]) -> list[str]:
         """The patterns of a ByteLevel pre-tokenizer, or of a sequence of splits that ends in one."""
-        steps = part.get("pretokenizers", []) if part.get("type") == "Sequence" else [part]
+        several = part.get("type") == "Sequence"
+        steps = self._list("pretokenizers", part.get("pretokenizers")) if several else [part]
+        steps = [self._dict("pre-tokenizer", step) for step in steps]
         last = steps[-1] if steps else {}
         if last.get("type") != "ByteLevel":
             self._refuse(f"its pre-tokenizer is {part.get('type')} and does not end in ByteLevel")
@@ -64,18 +73,24 @@ class Published:
             return r"\p{N}" if step.get("individual_digits") else r"\p{N}+"
         if step.get("type") != "Split" or step.get("behavior") != "Isolated" or step.get("invert"):
             self._refuse(f"its pre-tokenizer has the step {step}; known: Digits, and Split that is Isolated and not inverted")
-        rule = step.get("pattern") or {}
-        return str(rule["Regex"]) if "Regex" in rule else literal(str(rule.get("String", "")))
+        rule = self._dict("pattern", step.get("pattern"))
+        text = rule.get("Regex", rule.get("String", ""))
+        if not isinstance(text, str):
+            self._refuse(f"its pre-tokenizer's pattern is {text!r}, not a string")
+        return text if "Regex" in rule else literal(text)
 
-    def _read_specials(self, entries: list[dict[str, Any]]) -> dict[str, int]:
+    def _read_specials(self, entries: list[Any]) -> dict[str, int]:
         for entry in entries:
-            if not isinstance(entry.get("content"), str) or not isinstance(entry.get("id"), int):
+            if not isinstance(entry, dict) or not isinstance(entry.get("content"), str) or type(entry.get("id")) is not int:
                 self._refuse(f"its added token {entry} has no content or no id")
             if not entry.get("special") and not entry["content"].strip():
                 self._refuse(f"it adds the token {entry['content']!r}, which stands for text outside the merges")
         return {entry["content"]: entry["id"] for entry in entries}
 
-    def _read_pieces(self, vocab: dict[str, int]) -> list[bytes]:
+    def _read_pieces(self, vocab: dict[str, Any]) -> list[bytes]:
+        wrong = next((item for item in vocab.items() if type(item[1]) is not int), None)
+        if wrong:
+            self._refuse(f"its piece {wrong[0]!r} has the id {wrong[1]!r}, which is no whole number")
         pieces: dict[int, bytes] = {i: b"" for i in self.specials.values()}
         for text, i in vocab.items():
             if text not in self.specials:
@@ -85,12 +100,13 @@ class Published:
             self._refuse(f"the ids of its {len(vocab)} pieces and {len(self.specials)} added tokens are not 0, 1, 2, ...")
         return [pieces[i] for i in range(rows)]
 
-    def _read_merges(self, merges: list[str | list[str]]) -> list[tuple[int, int]]:
+    def _read_merges(self, merges: list[Any]) -> list[tuple[int, int]]:
         id_of = {piece: i for i, piece in enumerate(self.pieces) if piece}
         pairs = []
         for merge in merges:
             halves = merge.split(" ") if isinstance(merge, str) else merge
-            left, right = (bpe.unspell(half) or b"" for half in halves) if len(halves) == 2 else (b"", b"")
+            whole = isinstance(halves, list) and len(halves) == 2 and all(isinstance(half, str) for half in halves)
+            left, right = (bpe.unspell(half) or b"" for half in halves) if whole else (b"", b"")
             if left not in id_of or right not in id_of or left + right not in id_of:
                 self._refuse(f"its merge {merge!r} does not join two pieces into a third")
             pairs.append((id_of[left], id_of[right]))
@@ -141,8 +157,10 @@ def byte_level(
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object of a tokenizer's file."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
+        content = json.loads(text := file.read_text(encoding="utf-8"))
+        if re.search(r"\\u[dD][89a-fA-F]", text):  # as every file that spells emoji in ASCII has them, but in pairs
+            json.dumps(content, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as problem:
         raise UserError("the file is not JSON", where=str(file), why=str(problem), fix="name a tokenizer.json") from None
     if not isinstance(content, dict):
         what = "the file is not a JSON object"

@@ -21,7 +21,7 @@ from hornbook.errors import DamagedError, UserError
 from hornbook.files import write_text
 from hornbook.text.bpe import spell, unspell
 from hornbook.text.published import byte_level, read_json
-from hornbook.text.split import PATTERNS, pattern_named
+from hornbook.text.split import SPLITS, patterns_named
 from hornbook.text.tokenizer import Tokenizer
 
 PAIRS = {"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}
@@ -54,10 +54,10 @@ def read_ranks(file: Path, split: str | None = None) -> dict[str, Any]:
     name = file.name.removesuffix(".gz").removesuffix(".tiktoken")
     known = KNOWN.get(split or name) or KNOWN.get(name)
     if split is None and known is None:
-        fix = f"give split=NAME: {', '.join(PATTERNS)}, or name the file {', '.join(KNOWN)}"
+        fix = f"give split=NAME: {', '.join(SPLITS)}, or name the file {', '.join(KNOWN)}"
         raise UserError("how this vocabulary cuts text is not in the file", where=str(file), why="ranks are tokens alone", fix=fix)
     cut, specials = known or ("", {})
-    pattern = pattern_named(cut if split is None or split in KNOWN else split)
+    patterns = patterns_named(cut if split is None or split in KNOWN else split)
     ranks = dict(_ranks(file))
     if len(set(ranks.values())) != len(ranks) or set(ranks.values()) & set(specials.values()):
         raise _damaged(file, "two tokens have the same rank, or the rank of a special token")
@@ -68,7 +68,7 @@ def read_ranks(file: Path, split: str | None = None) -> dict[str, Any]:
     merges, whole = merges_of_ranks(ranks)
     pairs = [f"{spell(left)} {spell(right)}" for left, right in merges]
     vocab = {spell(token): i for token, i in sorted(ranks.items(), key=lambda item: item[1])}
-    return byte_level(vocab, pairs, [pattern], dict(sorted((specials | unused).items(), key=lambda item: item[1])), whole=whole)
+    return byte_level(vocab, pairs, patterns, dict(sorted((specials | unused).items(), key=lambda item: item[1])), whole=whole)
 
 
 def _ranks(file: Path) -> Iterator[tuple[bytes, int]]:
@@ -164,7 +164,7 @@ def read_pair(file: Path, split: str, space: bool = False) -> dict[str, Any]:
     merges = [line for line in lines[lines[0].startswith("#version") :] if line]
     made = {merge.replace(" ", "", 1) for merge in merges}
     specials = {name: i for name, i in vocab.items() if len(name) != 1 and name not in made}
-    document = byte_level(vocab, merges, [pattern_named(split)], specials)
+    document = byte_level(vocab, merges, patterns_named(split), specials)
     if space:
         if split != "gpt2":
             raise UserError("a space before the text goes with split='gpt2'", where=str(file), fix="leave add_prefix_space out")

@@ -25,7 +25,7 @@ from hornbook.text import bpe, chat
 from hornbook.text.normalize import Span, edited, forms, moved
 from hornbook.text.published import Published, byte_level
 from hornbook.text.scan import MACHINES, Rules
-from hornbook.text.split import Splitter, pattern_named
+from hornbook.text.split import Splitter, patterns_named
 
 if TYPE_CHECKING:
     from hornbook.text import fast
@@ -42,7 +42,7 @@ class Tokenizer:
     one never waits for it. The ids are the same.
     """
 
-    _cut: Rules | None = None  # how compiled code cuts texts; None: it cannot
+    _scan_rules: Rules | None = None  # how compiled code cuts texts; None: it cannot
     _compiled: fast.Encoder | None = None
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
@@ -61,7 +61,7 @@ class Tokenizer:
         self.patterns: Sequence[str] = self._split.patterns
         every_byte = all(bytes([byte]) in id_of for byte in range(256))
         if len(self.patterns) == 1 and every_byte and max(len(self._pieces), len(self._merges)) < MOST_COMPILED:
-            self._cut = MACHINES.get(self.patterns[0])
+            self._scan_rules = MACHINES.get(self.patterns[0])
 
     @classmethod
     def train(
@@ -92,7 +92,7 @@ class Tokenizer:
                 why=f"the 256 bytes and {len(specials)} special tokens need a row each",
                 fix=f"use vocab={256 + len(specials)} or more",
             )
-        splitter = Splitter([pattern_named(split) if pattern is None else pattern])
+        splitter = Splitter(patterns_named(split) if pattern is None else [pattern])
         # A piece that is spelled like a special would share its key in the vocabulary of tokenizer.json.
         forbidden = {piece for piece in map(bpe.unspell, specials) if piece is not None}
         pieces, merges = learned(documents, splitter, rows, forbidden, progress, threads)
@@ -173,15 +173,15 @@ class Tokenizer:
 
     def _fast(self, size: int) -> fast.Encoder | None:
         """Compiled code for a text of so many characters, where it can be had and pays."""
-        if self._cut is None or size < (WORTH if self._compiled else SMALL):
+        if self._scan_rules is None or size < (WORTH if self._compiled else SMALL):
             return None
         if self._compiled is None:
             from hornbook.text import fast
 
-            self._compiled = fast.Encoder(self._pieces, self._merges, self._cut, self._whole)
+            self._compiled = fast.Encoder(self._pieces, self._merges, self._scan_rules, self._whole)
             if not self._compiled.exact:
-                self._cut = None
-        return self._compiled if self._cut else None
+                self._scan_rules = None
+        return self._compiled if self._scan_rules else None
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[Span]]:
         """`encode`, and for each id the (start, end) that it stands for in `text`, in characters before any normalization.
@@ -217,7 +217,7 @@ class Tokenizer:
         """Turn a conversation into (ids, mask) by the published chat template, or by hornbook's own, see `chat`."""
         template = self._config.get("chat_template")
         if isinstance(template, list):  # several, each with a name
-            template = {str(entry.get("name")): entry.get("template") for entry in template}.get("default")
+            template = {str(e.get("name")): e.get("template") for e in template if isinstance(e, dict)}.get("default")
         if not isinstance(template, str) or template == chat.JINJA:
             return chat.render(self, messages, prompt)
         names = {name: self.configured(name) for name in ("bos_token", "eos_token")}
@@ -301,7 +301,7 @@ def learned(
         return bpe.train(bpe.count_words(first, splitter), rows, forbidden, progress)
     from hornbook.text import fast
 
-    rules = MACHINES.get(splitter.patterns[0])
+    rules = MACHINES.get(splitter.patterns[0]) if len(splitter.patterns) == 1 else None
     counted = (
         fast.count(chain(first, documents), rules, threads)
         if rules

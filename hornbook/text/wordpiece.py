@@ -42,7 +42,7 @@ class WordPiece(Tokenizer):
         model, added = self._checked_parts()
         self.specials = {entry["content"]: entry["id"] for entry in added}
         unknown = model.get("unk_token", "[UNK]")
-        if unknown not in model["vocab"]:
+        if not isinstance(unknown, str) or unknown not in model["vocab"]:
             self._refuse(f"its token for unknown words, {unknown!r}, is not in the vocabulary")
         self._unknown, self._longest_word = model["vocab"][unknown], model.get("max_input_chars_per_word", 100)
         self._id_of = {piece: i for piece, i in model["vocab"].items() if i not in self.specials.values()}
@@ -71,6 +71,7 @@ class WordPiece(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """Text to ids; special strings in it stay ordinary text. A word that the vocabulary cannot write is the unknown token."""
         clean, bare, words = self._passes
+        utf8(text)  # a lone surrogate is an error here too, though cleaning would drop it
         text = text.translate(clean)
         if bare is not None:
             text = unicodedata.normalize("NFD", text).translate(bare)
