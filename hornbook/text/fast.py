@@ -54,7 +54,11 @@ class Encoder:
         self.exact = all(len(piece) <= merge.SHORT for piece, _ in exceptions)
         if self.exact and exceptions:
             self._fix(exceptions)
-        self._rooms: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]] = []
+        self._rooms = [self._room()]
+
+    def _room(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """What one thread remembers: the vocabulary at first, and nothing long."""
+        return self._first.copy(), np.zeros(merge.LONG * KNOWN_LONG, np.uint64)
 
     def _fix(self, exceptions: Sequence[tuple[bytes, int]]) -> None:
         """A table of the pieces that their merges do not make."""
@@ -87,7 +91,7 @@ class Encoder:
         try:
             room = self._rooms.pop()
         except IndexError:
-            room = self._first.copy(), np.zeros(merge.LONG * KNOWN_LONG, np.uint64)
+            room = self._room()
         count = encode.encode(buf, ends, *self._text, *self._tables, self._fixed, *room, out)
         self._rooms.append(room)
         return out[:count].copy(), ends

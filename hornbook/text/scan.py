@@ -26,8 +26,8 @@ WORDS = {
     LINE: r"[\r\n]", SPACE: " ", APOSTROPHE: "'", SLASH: "/",
 }  # fmt: skip
 
-# What a step says, above the next state in the low bits.
-STATES, RETRACT, BEFORE_LAST, BEFORE, CONTRACTION, JOINED = 31, 32, 64, 128, 256, 512
+# What a step says: the next state, which is the row of the table where it begins, and above it what to do.
+STATES, RETRACT, BEFORE_LAST, BEFORE, CONTRACTION, JOINED = 31 * CLASSES, 512, 1024, 2048, 4096, 8192
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ MACHINES = {
 
 # States: what is open. The blanks' states say how the run ends, in a space (S) or another blank (B), one long or longer (M), and
 # whether it follows line ends that closed a piece (T).
-(CLOSED, WORD, CAPITALS, LETTERS, CAPITALS_AFTER, DIGIT1, DIGIT2, DIGIT3, SIGN, SIGNS, LINES, S, B, MS, MB, BROKEN, TS, TB, TMS, TMB) = range(20)  # fmt: skip  # noqa: E501
+(CLOSED, WORD, CAPITALS, LETTERS, CAPITALS_AFTER, DIGIT1, DIGIT2, DIGIT3, SIGN, SIGNS, LINES, S, B, MS, MB, BROKEN, TS, TB, TMS, TMB) = range(0, 20 * CLASSES, CLASSES)  # fmt: skip  # noqa: E501
 TAIL = {SPACE: {S: MS, B: MS, MS: MS, MB: MS, TS: TMS, TB: TMS, TMS: TMS, TMB: TMS},
         BLANK: {S: MB, B: MB, MS: MB, MB: MB, TS: TMB, TB: TMB, TMS: TMB, TMB: TMB}}  # fmt: skip
 MANY, THOUGHT = (MS, MB, TMS, TMB), (TS, TB, TMS, TMB)
@@ -67,12 +67,12 @@ MANY, THOUGHT = (MS, MB, TMS, TMB), (TS, TB, TMS, TMB)
 
 @cache
 def machine(rules: Rules) -> npt.NDArray[np.uint16]:
-    """The table: entry [state * CLASSES + class] is the next state and what is said of this character."""
-    table = np.zeros((STATES + 1, CLASSES), np.uint16)
-    for state in range(BROKEN + 5):
+    """The table: entry [state + class] is the next state and what is said of this character."""
+    table = np.zeros(STATES + CLASSES, np.uint16)
+    for state in range(CLOSED, TMB + CLASSES, CLASSES):
         for kind in range(OTHER + 1):
-            table[state, kind] = _step(rules, state, kind)
-    return table.reshape(-1)
+            table[state + kind] = _step(rules, state, kind)
+    return table
 
 
 def _step(rules: Rules, state: int, kind: int) -> int:
@@ -89,7 +89,7 @@ def _step(rules: Rules, state: int, kind: int) -> int:
     if state in (DIGIT1, DIGIT2, DIGIT3):
         if kind == DIGIT and rules.digits == 0:
             return state
-        return state + 1 if kind == DIGIT and state < DIGIT1 + rules.digits - 1 else begin
+        return state + CLASSES if kind == DIGIT and state < DIGIT1 + CLASSES * (rules.digits - 1) else begin
     if state in (SIGN, SIGNS):
         if kind in (APOSTROPHE, SLASH, OTHER) or (kind == MARK and state == SIGNS):
             return SIGNS

@@ -10,7 +10,6 @@ import regex
 from hornbook.text.scan import (
     BEFORE,
     BEFORE_LAST,
-    CLASSES,
     CLOSED,
     CONTRACTION,
     JOINED,
@@ -35,7 +34,7 @@ def cut(text: str, name: str) -> list[str]:
     starts: list[int] = []
     state, i = CLOSED, 0
     while i < len(text):
-        said = int(table[state * CLASSES + int(kinds[ord(text[i])])])
+        said = int(table[state + int(kinds[ord(text[i])])])
         state, size = said & STATES, 1
         found = contraction.match(text, i) if said & CONTRACTION else None
         if found:

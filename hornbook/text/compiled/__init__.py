@@ -4,13 +4,18 @@ Compiled when it is imported: once per machine, some seconds long, and then read
 another). Types are Numba's: a file of this package is not checked by mypy.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
 import numba
 
+_sources = sorted(Path(__file__).parent.glob("*.py")) + [Path(__file__).parents[1] / "scan.py"]
+_version = hashlib.sha256(b"".join(path.read_bytes() for path in _sources)).hexdigest()[:16]
+_root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hornbook" / "compiled"
 _before = numba.config.CACHE_DIR
-numba.config.CACHE_DIR = _before or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hornbook" / "compiled")
+# Numba looks for changes in the file of a function alone, and these files use one another: what changed gets a folder of its own.
+numba.config.CACHE_DIR = os.path.join(_before or _root, _version)
 try:
     from hornbook.text.compiled import count, cut, encode, learn, merge
 finally:

@@ -117,7 +117,7 @@ def count(buf, ends, classes, table, any_case, slots, pool, pieces, known, used)
     firsts, seconds, places = np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.int64)
     i = 0
     for d in range(len(ends)):
-        n, state, m, last = ends[d], CLOSED, 0, i
+        n, state, m, last = ends[d], np.uint64(CLOSED), 0, i
         while i < n:
             i, state, last, m = cut(buf, i, n, state, last, classes, table, any_case, no_joints, starts, m)
             whole = m - 2  # the last start may still be taken back

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from hornbook.text.scan import BEFORE, CLASSES, CLOSED, CONTRACTION, JOINED, LETTER, OTHER, STATES
+from hornbook.text.scan import BEFORE, BEFORE_LAST, CLOSED, CONTRACTION, JOINED, LETTER, OTHER, RETRACT, STATES
 
 COMPILED = {"cache": True, "nogil": True, "error_model": "numpy"}
 INNER = {**COMPILED, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called by the others alone: compiles faster
@@ -27,6 +27,8 @@ HIGH = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(16)], np.uint64)
 LENGTH_AT = np.uint64(56)  # of a piece of at most fifteen bytes, which is two machine words, the length its last byte
 MIX, MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 FILTER, FILTER_AT, BIT_AT = 1 << 15, np.uint64(64 - 15), np.uint64(64 - 15 - 6)  # words of bits, addressed by a hash's upper bits
+STATE_BITS, CONTRACTION_BIT, JOINED_BIT = np.uint64(STATES), np.uint64(CONTRACTION), np.uint64(JOINED)
+RETRACT_AT, BEFORE_LAST_AT, BEFORE_AT = (np.uint64(bit.bit_length() - 1) for bit in (RETRACT, BEFORE_LAST, BEFORE))
 JOINTS_AT = 32  # what `joints_of` says before its bits
 
 
@@ -104,18 +106,19 @@ def may_join(buf, i, joints):
     return False
 
 
-@njit(types.UniTuple(int64, 4)(BYTES, int64, int64, int64, int64, U8, U16, boolean, U64, I64, int64), **INNER)
+@njit(types.Tuple((int64, uint64, int64, int64))(BYTES, int64, int64, uint64, int64, U8, U16, boolean, U64, I64, int64), **INNER)
 def cut(buf, i, n, state, last, classes, table, any_case, joints, starts, m):
     """Read characters from byte i up to n, or until there is no room, and append where pieces start; the last may be taken back.
 
     Where there are `joints`, pieces are cut between characters of scripts without capitals, too, where no token could join them.
     """
-    before = OTHER
-    while i < n and m < BLOCK:
-        b = np.int64(buf[i])
+    before, one = OTHER, np.uint64(1)
+    at = np.uint64(m)  # without a sign, an index is not looked at for being negative
+    while i < n and at < np.uint64(BLOCK):
+        b = np.int64(buf[np.uint64(i)])
         size = 1
         if b < 0x80:
-            kind = classes[b]
+            kind = classes[np.uint64(b)]
         elif b < 0xE0:
             kind, size = classes[(b & 31) << 6 | (np.int64(buf[i + 1]) & 63)], 2
         elif b < 0xF0:
@@ -123,24 +126,24 @@ def cut(buf, i, n, state, last, classes, table, any_case, joints, starts, m):
         else:
             code = (b & 7) << 18 | (np.int64(buf[i + 1]) & 63) << 12 | (np.int64(buf[i + 2]) & 63) << 6
             kind, size = classes[code | (np.int64(buf[i + 3]) & 63)], 4
-        said = np.int64(table[state * CLASSES + kind])
-        state = said & STATES
-        if said & CONTRACTION:
+        said = np.uint64(table[state | np.uint64(kind)])
+        state = said & STATE_BITS
+        if said & CONTRACTION_BIT:
             found = contraction(buf, i, n, any_case)
             if found:
-                size, state = found, CLOSED
-                if said & JOINED:
-                    said &= ~BEFORE
-        m -= said >> 5 & 1  # RETRACT
-        starts[m] = last
-        m += said >> 6 & 1  # BEFORE_LAST
-        starts[m] = i
-        m += said >> 7 & 1  # BEFORE
-        if size == 3 and kind == LETTER and before == LETTER and i - last == 3 and len(joints) and not said & BEFORE:
-            m += not may_join(buf, i, joints)
+                size, state = found, np.uint64(CLOSED)
+                if said & JOINED_BIT:
+                    said &= ~(one << BEFORE_AT)
+        at -= said >> RETRACT_AT & one
+        starts[at] = last
+        at += said >> BEFORE_LAST_AT & one
+        starts[at] = i
+        at += said >> BEFORE_AT & one
+        if size == 3 and kind == LETTER and before == LETTER and i - last == 3 and len(joints) and not said >> BEFORE_AT & one:
+            at += np.uint64(not may_join(buf, i, joints))
         before, last = kind, i
         i += size
-    return i, state, last, m
+    return i, state, last, np.int64(at)
 
 
 def joints_of(pieces: Sequence[bytes]) -> npt.NDArray[np.uint64]:

@@ -50,44 +50,41 @@ def keep(known, slot, a, b, ids, start, end):
     known[slot], known[slot + 1], known[slot + 2], known[slot + 3] = a, b, first, second
 
 
-@njit(int64(BYTES, I64, int64, I32, I32, U64, I32, U64, U64, U64, U32, int64, I32, U64, U64, I64), **INNER)
+@njit(int64(BYTES, I64, int64, I32, I32, U64, I32, U64, U64, U64, U32, int64, I32, U64, U64, U64), **INNER)
 def answer(buf, starts, pieces, byte_ids, byte_pairs, pairs, made, fixed, known, long, out, o, room, firsts, seconds, slots):
     """Pieces -> their ids at out[o:]; the end. All are looked up first, so that memory answers while others are put."""
-    last, id_bits = len(known) - 1, np.uint64(0xFFFFF)
+    last, id_bits, one, two, three = np.uint64(len(known) - 1), np.uint64(0xFFFFF), np.uint64(1), np.uint64(2), np.uint64(3)
     for z in range(pieces):
         at = starts[z]
         size = min(starts[z + 1] - at, 15)
         a, b = load64(buf, at) & LOW[size], load64(buf, at + 8) & HIGH[size] | np.uint64(size) << LENGTH_AT
-        firsts[z], seconds[z], slots[z] = a, b, 4 * place(a, b, len(known) >> 2)
-        prefetch(known, slots[z])
+        slot = 4 * place(a, b, len(known) >> 2)
+        prefetch(known, slot)
+        firsts[z], seconds[z], slots[z] = a, b, np.uint64(slot)
     for z in range(pieces):
         at = starts[z]
         size = starts[z + 1] - at
-        if size == 1:
-            out[o] = byte_ids[buf[at]]
-            o += 1
-            continue
         if size > 15:
             o = merge(buf, at, size, byte_ids, byte_pairs, pairs, made, fixed, long, out, o, room)
             continue
         a, b, s, probes = firsts[z], seconds[z], slots[z], 0
-        while (known[s] != a or known[s + 1] != b) and known[s + 1] != 0 and probes < PROBES:
-            s = (s + 4) & last
+        while (known[s] != a or known[s + one] != b) and known[s + one] != 0 and probes < PROBES:
+            s = (s + np.uint64(4)) & last
             probes += 1
-        if known[s] == a and known[s + 1] == b:
-            first, second = known[s + 2], known[s + 3]
-            out[o] = first & id_bits
-            out[o + 1] = first >> np.uint64(20) & id_bits
-            out[o + 2] = first >> np.uint64(40) & id_bits
+        if known[s] == a and known[s + one] == b:
+            first, second, put = known[s + two], known[s + three], np.uint64(o)
+            out[put] = first & id_bits
+            out[put + one] = first >> np.uint64(20) & id_bits
+            out[put + two] = first >> np.uint64(40) & id_bits
             count = np.int64(first >> np.uint64(60))
             if count > 3:
-                out[o + 3] = second & id_bits
-                out[o + 4] = second >> np.uint64(20) & id_bits
-                out[o + 5] = second >> np.uint64(40) & id_bits
+                out[put + three] = second & id_bits
+                out[put + np.uint64(4)] = second >> np.uint64(20) & id_bits
+                out[put + np.uint64(5)] = second >> np.uint64(40) & id_bits
             o += count
         else:
             end = merge(buf, at, size, byte_ids, byte_pairs, pairs, made, fixed, long, out, o, room)
-            keep(known, s if probes < PROBES else slots[z], a, b, out, o, end)
+            keep(known, np.int64(s if probes < PROBES else slots[z]), a, b, out, o, end)
             o = end
     return o
 
@@ -96,10 +93,10 @@ def answer(buf, starts, pieces, byte_ids, byte_pairs, pairs, made, fixed, known,
 def encode(buf, ends, classes, table, any_case, joints, byte_ids, byte_pairs, pairs, made, fixed, known, long, out):
     """Documents one after the other, document d up to byte ends[d] -> ids in `out`, how many; ends[d] becomes where its ids end."""
     starts, room = np.empty(BLOCK + 3, np.int64), np.empty(4 * SHORT, np.int32)
-    firsts, seconds, slots = np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.int64)
+    firsts, seconds, slots = np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.uint64)
     i, o = 0, 0
     for d in range(len(ends)):
-        n, state, m, last = ends[d], CLOSED, 0, i
+        n, state, m, last = ends[d], np.uint64(CLOSED), 0, i
         while i < n:
             i, state, last, m = cut(buf, i, n, state, last, classes, table, any_case, joints, starts, m)
             pieces = m - 2  # the last start may still be taken back
@@ -130,7 +127,7 @@ def learn(buf, ends, byte_ids, byte_pairs, pairs, made, whole, known):
             counts[n] = merge_long(buf, at, size, byte_ids, pairs, made, out, 0)
         elif size > 0:
             counts[n] = merge_short(buf, at, size, byte_ids, byte_pairs, pairs, made, out, 0, room)
-        if not 1 < size <= 15:
+        if not 0 < size <= 15:
             continue
         if whole:
             out[0] = n

@@ -120,15 +120,6 @@ def lowest_bit(typing, word):
     return uint64(uint64), generate
 
 
-@njit(I32(I32), **INNER)
-def longer(array):
-    """The same numbers with as much room again."""
-    found = np.empty(2 * len(array), np.int32)
-    for k in range(len(array)):
-        found[k] = array[k]
-    return found
-
-
 @njit(types.void(I32, int64), **INNER)
 def sort(array, size):
     """Shell's sort of the first numbers: NumPy's takes ten seconds to compile."""
@@ -145,7 +136,7 @@ def sort(array, size):
         gap //= 3
 
 
-@njit(types.void(I32, I32, I32, U64, U64, int64, int64, int64), **INNER)
+@njit(inline="always")  # a call would hand over five arrays
 def offer(where, link, heads, bits, summary, node, at, rank):
     """Put a place into the list of its pair's rank."""
     where[node], link[node], heads[rank] = at, heads[rank], node
@@ -153,13 +144,11 @@ def offer(where, link, heads, bits, summary, node, at, rank):
     summary[rank >> 12] |= np.uint64(1) << np.uint64(rank >> 6 & 63)
 
 
-@njit(types.Tuple((I32, int64))(I32, I32, int64, I32), **INNER)
+@njit(int64(I32, I32, int64, I32), **INNER)
 def taken(where, link, node, batch):
-    """The places of a list, from left to right, and how many."""
+    """Put the places of a list into `batch`, from left to right; how many."""
     count, rising, falling = 0, True, True
     while node >= 0:
-        if count == len(batch):
-            batch = longer(batch)
         batch[count] = where[node]
         if count:
             rising &= batch[count - 1] <= batch[count]
@@ -171,7 +160,7 @@ def taken(where, link, node, batch):
             batch[k], batch[count - 1 - k] = batch[count - 1 - k], batch[k]
     elif not rising:
         sort(batch, count)
-    return batch, count
+    return count
 
 
 @njit(int64(I32, I32, int64, U32, int64), **INNER)
@@ -191,8 +180,8 @@ def merge_long(buf, i, size, byte_ids, pairs, made, out, o):
     ids, after, before = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
     heads, words = np.full(len(made), -1, np.int32), (len(made) >> 6) + 1
     bits, summary = np.zeros(words, np.uint64), np.zeros((words >> 6) + 1, np.uint64)
-    where, link, nodes = np.empty(3 * size, np.int32), np.empty(3 * size, np.int32), 0
-    batch, low = np.empty(64, np.int32), 0
+    where, link, nodes = np.empty(3 * size, np.int32), np.empty(3 * size, np.int32), 0  # a merge makes two pairs at most
+    batch, low = np.empty(3 * size, np.int32), 0
     for k in range(size):
         ids[k], after[k], before[k] = byte_ids[buf[i + k]], k + 1, k - 1
     for k in range(size - 2, -1, -1):  # from the right, so that every list begins with its leftmost place
@@ -209,7 +198,7 @@ def merge_long(buf, i, size, byte_ids, pairs, made, out, o):
         bits[word] &= bits[word] - np.uint64(1)
         if bits[word] == 0:
             summary[low] &= summary[low] - np.uint64(1)
-        batch, count = taken(where, link, heads[rank], batch)
+        count = taken(where, link, heads[rank], batch)
         heads[rank], new = -1, made[rank]
         for b in range(count):
             k = np.int64(batch[b])
@@ -224,8 +213,6 @@ def merge_long(buf, i, size, byte_ids, pairs, made, out, o):
                 if at >= 0 and after[at] < size:
                     fresh = rank_of(pairs, ids[at], ids[after[at]])
                     if fresh != NONE:
-                        if nodes == len(where):
-                            where, link = longer(where), longer(link)
                         offer(where, link, heads, bits, summary, nodes, at, fresh)
                         nodes, low = nodes + 1, min(low, fresh >> 12)
     return put(ids, after, size, out, o)
@@ -261,19 +248,31 @@ def keep_long(table, s, buf, i, size, hashed, ids, start, end):
         table[s + 10 + (k - start) // 2] = np.uint64(ids[k]) | np.uint64(ids[k + 1] if k + 1 < end else 0) << np.uint64(32)
 
 
+@njit(int64(U64, int64, U32, int64), **INNER)
+def told(table, s, out, o):
+    """The ids of slot s at out[o:]; the end."""
+    count = np.int64(table[s + 1] >> np.uint64(8))
+    for k in range(count):
+        out[o + k] = table[s + 10 + k // 2] >> np.uint64(32 * (k & 1))
+    return o + count
+
+
 @njit(int64(BYTES, int64, int64, I32, I32, U64, I32, U64, U64, U32, int64, I32), **INNER)
 def merge(buf, i, size, byte_ids, byte_pairs, pairs, made, fixed, known, out, o, room):
     """One piece -> its ids at out[o:]; the end. `fixed` holds pieces that are not merged; `known` remembers long ones."""
     if size > SHORT:
         return merge_long(buf, i, size, byte_ids, pairs, made, out, o)
-    hashed = key(buf, i, size)
-    for table in (fixed, known):
-        s = find_long(table, buf, i, size, hashed) if len(table) else -1
+    hashed, s = np.uint64(0), -1
+    if size > 15 or len(fixed):
+        hashed = key(buf, i, size)
+    if len(fixed):
+        s = find_long(fixed, buf, i, size, hashed)
         if s >= 0:
-            count = np.int64(table[s + 1] >> np.uint64(8))
-            for k in range(count):
-                out[o + k] = table[s + 10 + k // 2] >> np.uint64(32 * (k & 1))
-            return o + count
+            return told(fixed, s, out, o)
+    if size > 15:
+        s = find_long(known, buf, i, size, hashed)
+        if s >= 0:
+            return told(known, s, out, o)
     end = merge_short(buf, i, size, byte_ids, byte_pairs, pairs, made, out, o, room)
     if size > 15 and end - o <= LONG_INLINE:
         keep_long(known, -1 - s, buf, i, size, hashed, out, o, end)
