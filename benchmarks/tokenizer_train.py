@@ -53,7 +53,7 @@ def learned(peer: str, documents: list[str], file: Path) -> list[Any]:
     if peer == "gigabpe":
         import gigabpe
 
-        return list(gigabpe.train_bpe([str(file)], ROWS, special_tokens=[], pretokenizer="gpt2", threads=1)[1])
+        return list(gigabpe.train_bpe([str(file)], ROWS, special_tokens=[], pretokenizer="bytelevel", threads=1)[1])
     import bpeasy
 
     return list(bpeasy.train_bpe(iter(documents), PATTERNS["gpt2"], 128, ROWS).items())

@@ -44,6 +44,7 @@ class Tokenizer:
 
     _scan_rules: Rules | None = None  # how compiled code cuts texts; None: it cannot
     _compiled: fast.Encoder | None = None
+    _numbers: npt.NDArray[np.object_]
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         """Read a parsed tokenizer.json and, where there is one, tokenizer_config.json; `where` names it in errors."""
@@ -145,7 +146,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Text to ids; special strings in it stay ordinary text, and nothing is added."""
         if self._fast(len(text)):
-            found: list[int] = self.encode_array(text).tolist()
+            found: list[int] = self._numbers.take(self.encode_array(text)).tolist()
             return found
         if self.normalizer:
             text = unicodedata.normalize(self.normalizer, text)
@@ -178,6 +179,7 @@ class Tokenizer:
         if self._compiled is None:
             from hornbook.text import fast
 
+            self._numbers = np.arange(len(self._pieces)).astype(object)  # numbers that are there are listed faster than made
             self._compiled = fast.Encoder(self._pieces, self._merges, self._scan_rules, self._whole)
             if not self._compiled.exact:
                 self._scan_rules = None
