@@ -72,13 +72,14 @@ def gguf_tokenizer(file: Metadata) -> Tokenizer:
 
 
 def _scored(file: Metadata, kind: str, tokens: list[str], types: list[int], settings: dict[str, Any]) -> Tokenizer:
-    scores, rules = file.metadata.get("tokenizer.ggml.scores"), file.metadata.get("tokenizer.ggml.precompiled_charsmap", b"")
-    if not isinstance(scores, np.ndarray):
-        raise file.odd("tokenizer.ggml.scores", "it is no list of numbers")
+    scores = file.key("tokenizer.ggml.scores", np.ndarray)
+    rules = file.metadata.get("tokenizer.ggml.precompiled_charsmap", np.zeros(0, np.uint8))
+    if not isinstance(rules, np.ndarray) or rules.dtype.kind not in "iu":
+        raise file.odd("tokenizer.ggml.precompiled_charsmap", "it is no list of bytes")
     vocabulary = Vocabulary(
-        tokens, scores.astype(float).tolist(), types, SCORED[kind], np.asarray(list(rules), np.uint8).tobytes(),
-        bool(file.metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)),
-        bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True)),
+        tokens, scores.astype(float).tolist(), types, SCORED[kind], rules.astype(np.uint8).tobytes(),
+        file.flag("tokenizer.ggml.remove_extra_whitespaces", False),
+        file.flag("tokenizer.ggml.add_space_prefix", True),
     )  # fmt: skip
     return ScoredTokenizer(vocabulary.document(file.where), settings, file.where)
 
@@ -102,7 +103,7 @@ def _wordpiece(file: Metadata, tokens: list[str]) -> Tokenizer:
 
 def _settings(file: Metadata, tokens: list[str], begins: bool) -> dict[str, Any]:
     """The tokenizer_config.json: begin and end tokens, and the chat template. `begins`: where the file does not say."""
-    settings: dict[str, Any] = {"add_bos_token": bool(file.metadata.get("tokenizer.ggml.add_bos_token", begins))}
+    settings: dict[str, Any] = {"add_bos_token": file.flag("tokenizer.ggml.add_bos_token", begins)}
     for name in ("bos", "eos"):
         if f"tokenizer.ggml.{name}_token_id" in file.metadata:
             settings[f"{name}_token"] = tokens[_id(file, name, tokens)]

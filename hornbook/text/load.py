@@ -8,7 +8,7 @@ from typing import Any
 
 from hornbook.errors import UserError
 from hornbook.text import gguf_vocabulary, sentencepiece, tiktoken, vocabularies
-from hornbook.text.published import read_json
+from hornbook.text.published import read_json, read_text
 from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.spaced import SpacedTokenizer, puts_a_space
 from hornbook.text.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ def _settings(file: Path) -> dict[str, Any]:
     config, template = file.with_name("tokenizer_config.json"), file.with_name("chat_template.jinja")
     settings = read_json(config) if config.is_file() else {}
     if template.is_file():
-        settings["chat_template"] = template.read_text(encoding="utf-8")
+        settings["chat_template"] = read_text(template)
     return settings
 
 
@@ -70,17 +70,17 @@ def of_document(document: Mapping[str, Any], settings: Mapping[str, Any], where:
     kind = model.get("type") if isinstance(model, dict) else None
     if kind == "WordPiece":
         return WordPiece(document, settings, where)
-    if kind == "Unigram" or (
-        kind == "BPE" and "ByteLevel" not in {*_kinds(document, "pre_tokenizer"), *_kinds(document, "decoder")}
-    ):
+    steps = [*_kinds(document, "pre_tokenizer", "pretokenizers"), *_kinds(document, "decoder", "decoders")]
+    if kind == "Unigram" or (kind == "BPE" and "ByteLevel" not in steps):
         return ScoredTokenizer(document, settings, where)
     return (SpacedTokenizer if puts_a_space(document) else Tokenizer)(document, settings, where)
 
 
-def _kinds(document: Mapping[str, Any], name: str) -> list[Any]:
+def _kinds(document: Mapping[str, Any], name: str, inner: str) -> list[Any]:
+    """What a part of the document and its steps call themselves; whether these are well formed, their reader asks."""
     part = document.get(name)
-    steps = [part, *(part.get("pretokenizers") or part.get("decoders") or [])] if isinstance(part, dict) else []
-    return [step.get("type") for step in steps if isinstance(step, dict)]
+    steps = part.get(inner) if isinstance(part, dict) else None
+    return [step.get("type") for step in [part, *(steps if isinstance(steps, list) else [])] if isinstance(step, dict)]
 
 
 def _model(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
-from hornbook.errors import UserError
+from hornbook.errors import DamagedError, UserError
 from hornbook.text import bpe
 from hornbook.text.split import PATTERNS, literal
 
@@ -39,8 +39,7 @@ class Published:
         self.merges = self._read_merges(self._list("merges", model.get("merges")))
 
     def _refuse(self, why: str) -> NoReturn:
-        fix = "use a byte-level BPE, as GPT-2, Llama 3 and Qwen publish"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why[:500], fix=fix)
+        refuse(self._where, why, "a byte-level BPE, as GPT-2, Llama 3 and Qwen publish")
 
     def _dict(self, name: str, part: Any) -> dict[str, Any]:
         return part if isinstance(part, dict) else {} if part is None else self._refuse(f"its {name} is {part!r}, not an object")
@@ -113,6 +112,11 @@ class Published:
         return pairs
 
 
+def refuse(where: str, why: str, wanted: str) -> NoReturn:
+    """Where every reader of a tokenizer.json ends with what it does not read."""
+    raise UserError("this tokenizer cannot be read", where=where, why=why[:500], fix=f"use {wanted}")
+
+
 def byte_level(
     vocab: Mapping[str, int],
     merges: Sequence[str],
@@ -154,10 +158,19 @@ def byte_level(
     }
 
 
+def read_text(file: Path) -> str:
+    """A file of a tokenizer, which is UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedError("the file is not UTF-8", where=str(file), why=str(error), fix="download it again") from None
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object of a tokenizer's file."""
+    text = read_text(file)
     try:
-        content = json.loads(text := file.read_text(encoding="utf-8"))
+        content = json.loads(text)
         if re.search(r"\\u[dD][89a-fA-F]", text):  # as every file that spells emoji in ASCII has them, but in pairs
             json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as problem:

@@ -26,8 +26,8 @@ import regex
 from hornbook.errors import UserError
 from hornbook.text.bpe import utf8
 from hornbook.text.normalize import Charsmap, Edit, Rule, Span, edited, forms, moved, prepends, replaces
-from hornbook.text.published import NORMALIZERS
-from hornbook.text.sentencepiece import SPACE
+from hornbook.text.published import NORMALIZERS, refuse
+from hornbook.text.sentencepiece import SPACE, finite
 from hornbook.text.tokenizer import Tokenizer
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -105,12 +105,11 @@ class ScoredTokenizer(Tokenizer):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides ids."""
-        parts = [self.document[key] for key in ("model", "normalizer", "pre_tokenizer")] + [sorted(self.specials.items())]
+        parts = [self.document.get(key) for key in ("model", "normalizer", "pre_tokenizer")] + [sorted(self.specials.items())]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("ascii")).hexdigest()
 
     def _refuse(self, why: str) -> NoReturn:
-        fix = "use a SentencePiece tokenizer as Llama 2 and T5 publish it"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why, fix=fix)
+        refuse(self._where, why, "a SentencePiece tokenizer as Llama 2 and T5 publish it")
 
     # --- text to ids ----------------------------------------------------------------------------------------------------
 
@@ -221,7 +220,7 @@ class ScoredTokenizer(Tokenizer):
         vocab = model.get("vocab")
         if model["type"] == "Unigram":
             rows = isinstance(vocab, list) and all(isinstance(row, list) and len(row) == 2 for row in vocab)
-            if not rows or not all(isinstance(piece, str) and isinstance(score, int | float) for piece, score in vocab or []):
+            if not rows or not all(isinstance(piece, str) and finite(score) for piece, score in vocab or []):
                 self._refuse("its vocabulary is no list of pieces and scores")
             vocab = {piece: i for i, (piece, _) in enumerate(vocab or [])}
         if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):

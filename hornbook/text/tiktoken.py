@@ -20,7 +20,7 @@ from typing import Any
 from hornbook.errors import DamagedError, UserError
 from hornbook.files import write_text
 from hornbook.text.bpe import spell, unspell
-from hornbook.text.published import byte_level, read_json
+from hornbook.text.published import byte_level, read_json, read_text
 from hornbook.text.split import SPLITS, patterns_named
 from hornbook.text.tokenizer import Tokenizer
 
@@ -157,10 +157,7 @@ def read_pair(file: Path, split: str, space: bool = False) -> dict[str, Any]:
     vocab = read_json(vocab_file)
     if not all(type(i) is int for i in vocab.values()):
         raise _damaged(vocab_file, "an id is no whole number")
-    try:
-        lines = merges_file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise _damaged(merges_file, str(error)) from error
+    lines = read_text(merges_file).split("\n")
     merges = [line for line in lines[lines[0].startswith("#version") :] if line]
     made = {merge.replace(" ", "", 1) for merge in merges}
     specials = {name: i for name, i in vocab.items() if len(name) != 1 and name not in made}

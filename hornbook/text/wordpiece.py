@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from hornbook.errors import UserError
 from hornbook.text.bpe import utf8
 from hornbook.text.normalize import Edit, Span, edited, forms, moved
-from hornbook.text.published import read_json
+from hornbook.text.published import read_json, read_text, refuse
 from hornbook.text.tokenizer import Tokenizer
 
 INSIDE = "##"  # how a piece inside a word is spelled
@@ -142,8 +142,7 @@ class WordPiece(Tokenizer):
         return ids
 
     def _refuse(self, why: str) -> NoReturn:
-        fix = "use a WordPiece tokenizer as BERT publishes it"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why, fix=fix)
+        refuse(self._where, why, "a WordPiece tokenizer as BERT publishes it")
 
     def _checked_parts(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The model and the added tokens, of the types that they must have."""
@@ -226,10 +225,7 @@ def _spaced(piece: str) -> str:
 
 def _from_vocabulary(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The tokenizer.json that a vocab.txt, a piece per line, and its tokenizer_config.json stand for."""
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError("the vocabulary is not UTF-8", where=str(path), why=str(error), fix="name a BERT's vocab.txt") from error
+    lines = read_text(path).removesuffix("\n").split("\n")
     vocab = {line.rstrip(): i for i, line in enumerate(lines)}
     if len(vocab) != len(lines):
         why = f"{len(lines) - len(vocab)} of its {len(lines)} lines repeat another"
