@@ -95,8 +95,7 @@ def _ranks(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer
 
 
 def _pair(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:
-    document = tiktoken.read_pair(file, split or "gpt2", bool(settings.get("add_prefix_space")))
-    return of_document(document, settings, str(file))
+    return of_document(tiktoken.read_pair(file, settings, split), settings, str(file))
 
 
 def _words(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:

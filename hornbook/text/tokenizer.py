@@ -79,7 +79,7 @@ class Tokenizer:
 
         `documents` is read once, one text at a time, and no token crosses from one into the next. `pattern` is a regular
         expression that replaces the named `split`; to open elsewhere, it has to mean the same to Oniguruma.
-        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`. Any number of `threads`, which
+        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`: `vocab_size` tells. Any number of `threads`, which
         count, learns the same.
         """
         if isinstance(documents, str):
@@ -112,7 +112,8 @@ class Tokenizer:
         """Open any published tokenizer, by its file, its folder, or a known name such as "cl100k".
 
         tokenizer.json (byte-level BPE, SentencePiece's kinds, WordPiece), *.tiktoken, encoder.json + vocab.bpe or vocab.json +
-        merges.txt, SentencePiece's .model, vocab.txt, .gguf. `split` names how ranks or merges cut text: no file of these says it.
+        merges.txt, SentencePiece's .model, vocab.txt, .gguf. `split` names how ranks or merges cut text: they do not say it, though
+        a tokenizer_config.json beside them may.
         """
         from hornbook.text.load import load  # the kinds are built on this class
 

@@ -156,6 +156,7 @@ def other(kind: str) -> dict[str, bytes]:
         if kind == "pair":
             write_pair(tok, folder)
             config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True, "chat_template": TEMPLATE}
+            config["added_tokens_decoder"] = {"290": {"content": "<|x|>", "special": True}}
             (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         elif kind == "ranks":
             write_ranks(tok, folder / "mine.tiktoken")
