@@ -24,6 +24,8 @@ class Train:
     data: str = "town"
     out: Path = field(default=Path("runs/tokenizer"))
     vocab: int = 1024
+    at_most: bool = False
+    """Learn fewer rows from a text that is too small for so many, instead of refusing it."""
     split: str = "cl100k"
     language: str = "en"
     seed: int = 0
@@ -40,7 +42,7 @@ def train(arguments: Sequence[str]) -> None:
     speak, corpus = voice(), settings.out / "corpus"
     with run_folder(settings.out):
         make_corpus(settings.data, settings.language, settings.seed, settings.corpus_bytes, 0, corpus, speak)
-        train_tokenizer(corpus, settings.vocab, settings.split, settings.out / "tokenizer", speak)
+        train_tokenizer(corpus, settings.vocab, settings.split, settings.out / "tokenizer", speak, settings.at_most)
     print(settings.out / "tokenizer")
 
 
