@@ -31,14 +31,22 @@ def shown(piece: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def face(tokenizer: Tokenizer, token: int) -> str:
+    """What a token shows of the text; one that stands for none, as for what is unknown, has its name."""
+    return shown(tokenizer.token_bytes(token)) or tokenizer.spelled(token)
+
+
 def inspect(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-    """The text's tokens (id, piece, bytes, GPT-2's spelling), its characters (code point, name, bytes), each word's merges."""
+    """The text's tokens (id, piece, bytes, spelling), its characters (code point, name, bytes), each word's merges.
+
+    Only byte-level BPE shows merges.
+    """
     ids = tokenizer.encode(text)
     pieces = [tokenizer.token_bytes(token) for token in ids]
-    ranks, words = merge_ranks(tokenizer), dict.fromkeys(Splitter(tokenizer.patterns)(text))
+    ranks, words = merge_ranks(tokenizer), dict.fromkeys(Splitter(tokenizer.patterns)(text) if tokenizer.in_bytes else ())
     return {
         "tokens": [
-            {"id": token, "piece": shown(piece), "bytes": piece.hex(" "), "spelled": spell(piece)}
+            {"id": token, "piece": face(tokenizer, token), "bytes": piece.hex(" "), "spelled": tokenizer.spelled(token)}
             for token, piece in zip(ids, pieces, strict=True)
         ],
         "characters": [
@@ -102,13 +110,13 @@ def unreachable(tokenizer: Tokenizer) -> dict[int, str]:
             found[token] = "a byte that UTF-8 never has"
             continue
         try:
-            ids = tokenizer.encode(piece.decode("utf-8"))
+            ids = tokenizer.alone(token)
         except UnicodeDecodeError:
             if len(merges(ranks, piece)[-1]) > 1:
                 found[token] = "no merge leads to it"
             continue
         if ids != [token]:
-            found[token] = "its text becomes " + " ".join(shown(tokenizer.token_bytes(i)) for i in ids)
+            found[token] = "its text becomes " + " ".join(face(tokenizer, i) for i in ids)
     return found
 
 

@@ -46,6 +46,8 @@ Found = tuple[int, int, int]  # an id and the stretch of normalized text that it
 class ScoredTokenizer(Tokenizer):
     """A `Tokenizer` of SentencePiece's kind. The text comes back as its normalizer left it."""
 
+    in_bytes = False
+
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         self._where, self.document, self._config = where, document, dict(config or {})
         self.normalizer, self.patterns = None, ()
@@ -64,7 +66,8 @@ class ScoredTokenizer(Tokenizer):
         self.unknown: int | None = unknown if type(unknown) is int and unknown in names else None
         self._fuse = model["type"] == "Unigram" or bool(model.get("fuse_unk"))
         ordinary = {entry["content"] for entry in added if not entry.get("special")}
-        self._read_pieces([names[i] for i in range(len(names))], ordinary, bool(model.get("byte_fallback")))
+        self._names = [names[i] for i in range(len(names))]
+        self._read_pieces(self._names, ordinary, bool(model.get("byte_fallback")))
         known = {piece: i for piece, i in ids.items() if piece not in self.specials and (i not in self._byte_id.values())}
         self._id_of = known | {piece: self.specials[piece] for piece in ordinary}
         longest_first = sorted(map(regex.escape, ordinary), key=len, reverse=True)
@@ -91,6 +94,13 @@ class ScoredTokenizer(Tokenizer):
         text = super().decode(ids)
         drop = min(self._drops, len(text) - len(text.lstrip(" ")))
         return text[drop:]
+
+    def spelled(self, token: int) -> str:
+        return self._names[self._checked(token)]
+
+    def alone(self, token: int) -> list[int]:
+        written = self.token_bytes(token).decode("utf-8").replace(" ", SPACE) if token in self.byte_ids else self.spelled(token)
+        return [i for i, _, _ in self._found(written)]
 
     @property
     def byte_ids(self) -> Iterable[int]:

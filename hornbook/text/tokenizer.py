@@ -42,6 +42,7 @@ class Tokenizer:
     one never waits for it. The ids are the same.
     """
 
+    in_bytes = True  # whether merges begin with single bytes
     _scan_rules: Rules | None = None  # how compiled code cuts texts; None: it cannot
     _compiled: fast.Encoder | None = None
 
@@ -79,8 +80,8 @@ class Tokenizer:
 
         `documents` is read once, one text at a time, and no token crosses from one into the next. `pattern` is a regular
         expression that replaces the named `split`; to open elsewhere, it has to mean the same to Oniguruma.
-        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`: `vocab_size` tells. Any number of `threads`, which
-        count, learns the same.
+        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`: then `vocab_size` tells. Any number
+        of `threads`, which count, learns the same.
         """
         if isinstance(documents, str):
             raise UserError("documents is one string", why="it is an iterable of texts", fix="give [text] instead of text")
@@ -209,6 +210,14 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one id stands for; none for a special, so that sums of lengths count text only."""
         return self._pieces[self._checked(token)]
+
+    def spelled(self, token: int) -> str:
+        """How the vocabulary spells a token; a special has its name."""
+        return bpe.spell(self.token_bytes(token)) or self.decode([token])
+
+    def alone(self, token: int) -> list[int]:
+        """The ids of a token's own text: itself, where a text can give it. Bytes that are no text are a `UnicodeDecodeError`."""
+        return self.encode(self.token_bytes(token).decode("utf-8"))
 
     def stream(self) -> TextStream:
         """A decoder for ids that come one at a time."""

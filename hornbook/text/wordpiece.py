@@ -36,6 +36,8 @@ CACHED_WORDS = 1 << 18
 class WordPiece(Tokenizer):
     """A `Tokenizer` of whole words and their pieces; `encode` gives the text alone, `pair` what an encoder reads."""
 
+    in_bytes = False
+
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         self._where, self.document, self._config = where, document, dict(config or {})
         self.normalizer, self.patterns = None, ()
@@ -107,6 +109,17 @@ class WordPiece(Tokenizer):
     def decode(self, ids: Any) -> str:
         """Ids to text: words with a space between, none before a full stop, comma, question or exclamation mark."""
         return super().decode(ids).removeprefix(" ")
+
+    def spelled(self, token: int) -> str:
+        return self._names[self._checked(token)]
+
+    def alone(self, token: int) -> list[int]:
+        """A piece inside a word is asked for behind one letter, the first that does not join it."""
+        rest = self.spelled(token).removeprefix(INSIDE)
+        if rest == self.spelled(token):
+            return self.encode(rest)
+        behind = (self.encode(letter + rest) for letter in self._names if len(letter) == 1)
+        return next(([token] for ids in behind if ids[1:] == [token]), self.encode(rest))
 
     @cached_property
     def fingerprint(self) -> str:
