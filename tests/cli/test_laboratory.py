@@ -64,8 +64,7 @@ def test_other_kinds_than_byte_level(name: str, data_folder: Path, command: Comm
     file = data_folder / "tokenizers" / name
     shown = command("tokenizer", "inspect", file, "--text", "Hello 你").out
     assert "Ġ" not in shown and any(word in shown for word in ("▁Hello", "hello"))
-    shown = command("tokenizer", "vocab", file).out
-    assert "a byte that UTF-8 never has" in shown if name == "llama2" else "its text becomes" in shown
+    assert "its text becomes" in command("tokenizer", "vocab", file).out
 
 
 def test_glitch_of_a_model_that_hardly_learned(gpt2: Path, here: Path, command: Command, refused: Refused) -> None:
