@@ -15,6 +15,7 @@ from typing import Any
 import regex
 
 from hornbook.text.bpe import spell
+from hornbook.text.published import merges_of
 from hornbook.text.split import Splitter
 from hornbook.text.tokenizer import Tokenizer
 
@@ -61,8 +62,7 @@ def inspect(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
 
 def merge_ranks(tokenizer: Tokenizer) -> dict[tuple[str, str], int]:
     """The merges of a byte-level BPE in the order in which they were learned, spelled in GPT-2's alphabet."""
-    pairs = tokenizer.document["model"].get("merges") or []
-    return {(p[0], p[1]): n for n, p in enumerate(pair.split(" ") if isinstance(pair, str) else pair for pair in pairs)}
+    return {pair: n for n, pair in enumerate(merges_of(tokenizer.document))}
 
 
 def merges(ranks: Mapping[tuple[str, str], int], word: bytes) -> list[list[bytes]]:

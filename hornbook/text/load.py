@@ -12,7 +12,7 @@ from hornbook.text.published import read_json, read_text
 from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.spaced import SpacedTokenizer, puts_a_space
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.text.wordpiece import WordPiece
+from hornbook.text.wordpiece import WordPiece, read_vocabulary
 
 # What a folder may hold, the best first.
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "encoder.json", "vocab.json", "vocab.txt")
@@ -26,8 +26,8 @@ def load(path_or_name: str | Path, split: str | None = None) -> Tokenizer:
         path, split = vocabularies.find(str(path_or_name))
     file = _in_folder(path) if path.is_dir() else path
     if not file.is_file():
-        known = f"name a folder with a tokenizer.json or a tokenizer file, or one of {', '.join(vocabularies.NAMES)}"
-        raise UserError("there is no tokenizer here", where=str(path), fix=known)
+        known = f"one of {', '.join(vocabularies.NAMES)}, a file that ends in {', '.join(ENDINGS)}, or a folder with one of"
+        raise UserError("there is no tokenizer here", where=str(path), fix=f"name {known} {', '.join(FILES)}")
     return _reader(file)(file, _settings(file), split)
 
 
@@ -99,7 +99,7 @@ def _pair(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:
 
 
 def _words(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:
-    return WordPiece.load(file)
+    return WordPiece(read_vocabulary(file, settings), settings, str(file))
 
 
 def _gguf(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:

@@ -103,9 +103,7 @@ class Published:
         id_of = {piece: i for i, piece in enumerate(self.pieces) if piece}
         pairs = []
         for merge in merges:
-            halves = merge.split(" ") if isinstance(merge, str) else merge
-            whole = isinstance(halves, list) and len(halves) == 2 and all(isinstance(half, str) for half in halves)
-            left, right = (bpe.unspell(half) or b"" for half in halves) if whole else (b"", b"")
+            left, right = (bpe.unspell(half) or b"" for half in halves(merge))
             if left not in id_of or right not in id_of or left + right not in id_of:
                 self._refuse(f"its merge {merge!r} does not join two pieces into a third")
             pairs.append((id_of[left], id_of[right]))
@@ -130,8 +128,7 @@ def byte_level(
 
     `ordinary`: the specials that are text to a reader; `whole`: a word that is a piece is taken without asking the merges.
     """
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [{"id": i, "content": name, **flags, "special": name not in ordinary} for name, i in specials.items()]
+    added = [added_token(i, name, name not in ordinary) for name, i in specials.items()]
     splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
     bytes_at_last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
@@ -156,6 +153,24 @@ def byte_level(
             "merges": list(merges),
         },
     }
+
+
+def added_token(i: int, name: str, special: bool = True) -> dict[str, Any]:
+    """An entry of `added_tokens`; one that is not special is text to a reader."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": i, "content": name, **flags, "special": special}
+
+
+def halves(merge: Any) -> tuple[str, str]:
+    """The pieces that a merge joins, whether it is "a b" or ["a", "b"]; empty where it is neither."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    whole = isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)
+    return (parts[0], parts[1]) if whole else ("", "")
+
+
+def merges_of(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges of a document that was read."""
+    return [halves(merge) for merge in document["model"].get("merges") or []]
 
 
 def read_text(file: Path) -> str:

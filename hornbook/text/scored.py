@@ -17,7 +17,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ import regex
 from hornbook.errors import UserError
 from hornbook.text.bpe import utf8
 from hornbook.text.normalize import Charsmap, Edit, Rule, Span, edited, forms, moved, prepends, replaces
-from hornbook.text.published import NORMALIZERS, refuse
+from hornbook.text.published import NORMALIZERS, halves, refuse
 from hornbook.text.sentencepiece import SPACE, finite
 from hornbook.text.tokenizer import Tokenizer
 
@@ -78,7 +78,7 @@ class ScoredTokenizer(Tokenizer):
         self._rules = [rule for step in self._steps("normalizer", "normalizers") for rule in self._normalizer(step)]
         self._rules += self._spaces()
         self._drops = self._dropped()
-        self._known: dict[str, list[Found]] = {}
+        self._known = lru_cache(CACHED_WORDS)(self._word)
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; control strings in it stay text. What no token can write is the unknown token, else an error."""
@@ -137,15 +137,12 @@ class ScoredTokenizer(Tokenizer):
     def _found(self, text: str) -> Iterator[Found]:
         start = 0
         for word in self._cut(text):
-            found = self._known.get(word)
-            if found is None:
-                found = self._written(self._best(word) if self._scores else self._joined(word))
-                if len(word) <= CACHED_LENGTH:
-                    if len(self._known) >= CACHED_WORDS:
-                        self._known.clear()
-                    self._known[word] = found
+            found = self._known(word) if len(word) <= CACHED_LENGTH else self._word(word)
             yield from ((i, start + first, start + end) for i, first, end in found)
             start += len(word)
+
+    def _word(self, word: str) -> list[Found]:
+        return self._written(self._best(word) if self._scores else self._joined(word))
 
     def _cut(self, text: str) -> list[str]:
         """The words, where the tokenizer has them or where no piece could reach across; else the text as one."""
@@ -251,11 +248,9 @@ class ScoredTokenizer(Tokenizer):
         if not isinstance(merges, list):
             self._refuse("its merges are no list")
         for merge in merges:
-            halves = merge.split(" ") if isinstance(merge, str) else merge
-            pair = isinstance(halves, list) and len(halves) == 2 and all(isinstance(half, str) for half in halves)
-            if not pair or "".join(halves) not in self._id_of:
+            one, two = halves(merge)
+            if not one or not two or one + two not in self._id_of:
                 self._refuse(f"its merge {merge!r} does not join two pieces into a third")
-            one, two = halves
             rank += one + two != before
             before = one + two
             ranks[one, two] = rank

@@ -16,6 +16,7 @@ from typing import Any
 
 from hornbook.errors import DamagedError, UserError
 from hornbook.text.chat import PUBLISHED_ENDS
+from hornbook.text.published import added_token
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
@@ -46,9 +47,8 @@ class Vocabulary:
             raise _refused(where, "a score is not finite")
         if not types <= {NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE} or list(self.types).count(UNKNOWN) > 1:
             raise _refused(where, "it has pieces of an unknown type, or several for what is unknown")
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         added = [
-            {"id": i, "content": piece, **flags, "special": kind != USER_DEFINED or piece in PUBLISHED_ENDS}
+            added_token(i, piece, kind != USER_DEFINED or piece in PUBLISHED_ENDS)
             for i, (piece, kind) in enumerate(zip(self.pieces, self.types, strict=True))
             if kind not in (NORMAL, BYTE)
         ]

@@ -20,7 +20,7 @@ from typing import Any
 from hornbook.errors import DamagedError, UserError
 from hornbook.files import write_text
 from hornbook.text.bpe import spell, unspell
-from hornbook.text.published import byte_level, read_json, read_text
+from hornbook.text.published import byte_level, merges_of, read_json, read_text
 from hornbook.text.split import SPLITS, patterns_named
 from hornbook.text.tokenizer import Tokenizer
 
@@ -131,8 +131,7 @@ def write_ranks(tokenizer: Tokenizer, path: Path) -> None:
     """
     model = tokenizer.document["model"]
     ranks = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i)}
-    split = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", []))
-    theirs = [(unspell(left) or b"", unspell(right) or b"") for left, right in split]
+    theirs = [(unspell(left) or b"", unspell(right) or b"") for left, right in merges_of(tokenizer.document)]
     found, whole = merges_of_ranks(ranks)
     every = {pair for token in ranks for pair in _cuts(token, ranks)} if set(theirs) != set(found) else set()
     rising = all(ranks[a + b] <= ranks[c + d] for (a, b), (c, d) in zip(theirs, theirs[1:], strict=False))
@@ -193,9 +192,8 @@ def _added(settings: Mapping[str, Any], file: Path) -> tuple[dict[str, int], set
 
 def write_pair(tokenizer: Tokenizer, folder: Path) -> None:
     """Write vocab.json and merges.txt. How text is cut is not part of the format; GPT-2's readers cut as split="gpt2" does."""
-    model = tokenizer.document["model"]
-    vocab = {**model["vocab"], **tokenizer.specials}
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    vocab = {**tokenizer.document["model"]["vocab"], **tokenizer.specials}
+    merges = map(" ".join, merges_of(tokenizer.document))
     write_text(folder / "vocab.json", json.dumps(dict(sorted(vocab.items(), key=lambda item: item[1])), ensure_ascii=False) + "\n")
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from hornbook.errors import UserError, near
 from hornbook.text import bpe, chat
-from hornbook.text.normalize import Span, edited, forms, moved
+from hornbook.text.normalize import Span, followed, forms
 from hornbook.text.published import Published, byte_level
 from hornbook.text.scan import MACHINES, Rules
 from hornbook.text.split import Splitter, patterns_named
@@ -192,9 +192,7 @@ class Tokenizer:
         """
         spans = [(n, n + 1) for n in range(len(text))]
         ids = self.encode(text)
-        if self.normalizer:
-            edits = list(forms(self.normalizer)(text))
-            text, spans = edited(text, edits), moved(spans, edits)
+        text, spans = followed(text, spans, [forms(self.normalizer)] if self.normalizer else [])
         owners = [span for character, span in zip(text, spans, strict=True) for _ in range(len(character.encode()))]
         ends = list(accumulate(len(self._pieces[i]) for i in ids))
         return ids, [(owners[start][0], owners[end - 1][1]) for start, end in zip([0, *ends], ends, strict=False)]

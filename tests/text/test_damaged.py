@@ -28,7 +28,6 @@ from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 from hornbook.text.tiktoken import write_pair, write_ranks
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.text.wordpiece import WordPiece
 
 TEXT = "Hello wörld 123 <|end|> 你好!\n"
 TALK = [{"role": "user", "content": TEXT}, {"role": "assistant", "content": " so "}]
@@ -167,7 +166,7 @@ def other(kind: str) -> dict[str, bytes]:
                 wanted = ScoredTokenizer(wanted.document(""))
             if wanted is None:
                 (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
-                wanted = WordPiece.load(folder)
+                wanted = Tokenizer.load(folder)
                 (folder / "vocab.txt").unlink()
             if kind.startswith("GGUF keys"):
                 keys = {key: list(value) if isinstance(value, bytes) else value for key, value in gguf_metadata(wanted).items()}
@@ -224,7 +223,7 @@ def load(kind: str) -> Callable[[Path], Tokenizer]:
         return lambda folder: gguf_tokenizer(Metadata("keys", dict(known_to_gguf(folder / "keys.json"))))
     if kind == "ranks":
         return lambda folder: Tokenizer.load(folder, split="gpt2")
-    return WordPiece.load if kind == "vocab.txt" else Tokenizer.load
+    return Tokenizer.load
 
 
 def known_to_gguf(file: Path) -> Iterator[tuple[str, Any]]:
