@@ -64,7 +64,7 @@ def download(name: str, say: Callable[[str], None] = lambda line: None) -> Path:
     return folder
 
 
-def fetch_vocabulary(name: str, url: str | None = None) -> Path:
+def fetch_vocabulary(name: str, url: str | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
     """Fetch a published vocabulary into the user's cache, where `Tokenizer.load(name)` finds it; `url` names another copy of it.
 
     Only what has the published SHA-256 is kept. An interrupted call is continued by the next.
@@ -78,6 +78,7 @@ def fetch_vocabulary(name: str, url: str | None = None) -> Path:
         raise UserError(f"{name} needs an address", where="url", why=why, fix=f"give the url of its {known.file}")
     with held(file.parent):
         if not file.is_file():
+            say(f"downloading {address} to {file}")
             _fetch(address, file, name, known.sha256)
     vocabularies.check(file, known.sha256)
     return file

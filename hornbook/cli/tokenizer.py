@@ -24,6 +24,8 @@ class Train:
     data: str = "town"
     out: Path = field(default=Path("runs/tokenizer"))
     vocab: int = 1024
+    at_most: bool = False
+    """Learn fewer rows from a text that is too small for so many, instead of refusing it."""
     split: str = "cl100k"
     language: str = "en"
     seed: int = 0
@@ -40,7 +42,7 @@ def train(arguments: Sequence[str]) -> None:
     speak, corpus = voice(), settings.out / "corpus"
     with run_folder(settings.out):
         make_corpus(settings.data, settings.language, settings.seed, settings.corpus_bytes, 0, corpus, speak)
-        train_tokenizer(corpus, settings.vocab, settings.split, settings.out / "tokenizer", speak)
+        train_tokenizer(corpus, settings.vocab, settings.split, settings.out / "tokenizer", speak, settings.at_most)
     print(settings.out / "tokenizer")
 
 
@@ -277,8 +279,27 @@ def warm(arguments: Sequence[str]) -> None:
     print(f"{fast.__name__} is ready after {time.perf_counter() - start:.1f} s")
 
 
-ACTIONS = {"train": train, "encode": encode, "compare": compare, "inspect": inspect, "vocab": vocab, "glitch": glitch, "warm": warm}
-SETTINGS = (Train, Encode, Compare, Inspect, Vocab, Glitch, Warm)
+@dataclass(frozen=True)
+class Fetch:
+    """Fetch a published vocabulary by its name (gpt2, cl100k, o200k, llama3, qwen3) and check its SHA-256."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    url: str | None = None
+    """Another address of the same file; llama3 has no other, for its licence has to be accepted first."""
+
+
+def fetch(arguments: Sequence[str]) -> None:
+    settings = parse(Fetch, "tokenizer fetch", arguments)
+    from hornbook.checkpoint.hub import fetch_vocabulary
+
+    print(fetch_vocabulary(settings.name, settings.url, say=lambda line: print(line, file=sys.stderr, flush=True)))
+
+
+ACTIONS = {
+    "train": train, "encode": encode, "compare": compare, "inspect": inspect, "vocab": vocab, "glitch": glitch, "fetch": fetch,
+    "warm": warm,
+}  # fmt: skip
+SETTINGS = (Train, Encode, Compare, Inspect, Vocab, Glitch, Fetch, Warm)
 
 
 def main(arguments: Sequence[str]) -> None:

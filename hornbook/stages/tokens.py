@@ -42,7 +42,8 @@ def train_tokenizer(corpus: Path, vocab: int, split: str, folder: Path, voice: V
     )
     with written_folder(folder, {"inputs": inputs}) as target:
         tokenizer.save(target)
-    voice.end(f"{tokenizer.vocab_size:,} rows")
+    rows = tokenizer.vocab_size
+    voice.end(f"{rows:,} rows" + (": the text allows no more merges" if rows < vocab else ""))
     return tokenizer
 
 

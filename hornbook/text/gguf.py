@@ -35,10 +35,16 @@ class Metadata:
             raise self.odd(key, f"it is no {kind.__name__}")
         return float(str(np.float32(value))) if kind is float else value
 
+    def flag(self, key: str, usual: bool) -> bool:
+        """A switch, as it usually is where the file does not say."""
+        value = self.metadata.get(key, usual)
+        if not isinstance(value, int):
+            raise self.odd(key, "it is neither true nor false")
+        return bool(value)
+
     def odd(self, key: str, why: str) -> UserError:
-        return UserError(
-            f"{key!r} cannot be used", where=self.where, why=why, fix="choose another file, or convert the model again"
-        )
+        fix = "choose another file, or convert the model again"
+        return UserError(f"{key!r} cannot be used", where=self.where, why=why[:500], fix=fix)
 
 
 class Steps:
@@ -84,8 +90,8 @@ def read_metadata(steps: Steps) -> tuple[int, dict[str, Any]]:
     for n in range(keys):
         key = steps.string(f"the name of key {n + 1} of {keys}")
         if key in metadata:
-            steps.refuse(f"key {key!r} stands there twice")
-        metadata[key] = _value(steps, f"key {key!r}")
+            steps.refuse(f"key {key[:100]!r} stands there twice")
+        metadata[key] = _value(steps, f"key {key[:100]!r}")
     return tensors, metadata
 
 

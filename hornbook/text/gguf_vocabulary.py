@@ -14,7 +14,7 @@ import numpy as np
 
 from hornbook.errors import UserError, near
 from hornbook.text.gguf import Metadata, opened, read_metadata
-from hornbook.text.published import byte_level
+from hornbook.text.published import byte_level, merges_of
 from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.sentencepiece import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, Vocabulary
 from hornbook.text.split import PATTERNS
@@ -48,7 +48,7 @@ def gguf_tokenizer(file: Metadata) -> Tokenizer:
     kind, pre = file.key("tokenizer.ggml.model", str), file.metadata.get("tokenizer.ggml.pre", "default")
     if kind not in ("gpt2", "bert", *SCORED):
         raise file.odd("tokenizer.ggml.model", f"{kind!r} is not known; known: gpt2, llama, t5, bert")
-    tokens = _strings(file, "tokenizer.ggml.tokens")
+    tokens = file.key("tokenizer.ggml.tokens", list)
     types = np.asarray(file.metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))).tolist()
     if not isinstance(types, list) or len(types) != len(tokens) or len(set(tokens)) != len(tokens):
         raise file.odd("tokenizer.ggml.token_type", f"there are {len(tokens)} tokens, each once and each with a type")
@@ -65,20 +65,21 @@ def gguf_tokenizer(file: Metadata) -> Tokenizer:
         raise file.odd("tokenizer.ggml.token_type", "it makes spaces tokens outside of the merges")
     patterns, normalizer, whole = PRE[pre]
     document = byte_level(
-        {name: i for i, name in enumerate(tokens)}, _strings(file, "tokenizer.ggml.merges"), patterns, specials, ordinary,
+        {name: i for i, name in enumerate(tokens)}, file.key("tokenizer.ggml.merges", list), patterns, specials, ordinary,
         normalizer, whole,
     )  # fmt: skip
     return Tokenizer(document, settings, where=file.where)
 
 
 def _scored(file: Metadata, kind: str, tokens: list[str], types: list[int], settings: dict[str, Any]) -> Tokenizer:
-    scores, rules = file.metadata.get("tokenizer.ggml.scores"), file.metadata.get("tokenizer.ggml.precompiled_charsmap", b"")
-    if not isinstance(scores, np.ndarray):
-        raise file.odd("tokenizer.ggml.scores", "it is no list of numbers")
+    scores = file.key("tokenizer.ggml.scores", np.ndarray)
+    rules = file.metadata.get("tokenizer.ggml.precompiled_charsmap", np.zeros(0, np.uint8))
+    if not isinstance(rules, np.ndarray) or rules.dtype.kind not in "iu":
+        raise file.odd("tokenizer.ggml.precompiled_charsmap", "it is no list of bytes")
     vocabulary = Vocabulary(
-        tokens, scores.astype(float).tolist(), types, SCORED[kind], np.asarray(list(rules), np.uint8).tobytes(),
-        bool(file.metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)),
-        bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True)),
+        tokens, scores.astype(float).tolist(), types, SCORED[kind], rules.astype(np.uint8).tobytes(),
+        file.flag("tokenizer.ggml.remove_extra_whitespaces", False),
+        file.flag("tokenizer.ggml.add_space_prefix", True),
     )  # fmt: skip
     return ScoredTokenizer(vocabulary.document(file.where), settings, file.where)
 
@@ -102,7 +103,7 @@ def _wordpiece(file: Metadata, tokens: list[str]) -> Tokenizer:
 
 def _settings(file: Metadata, tokens: list[str], begins: bool) -> dict[str, Any]:
     """The tokenizer_config.json: begin and end tokens, and the chat template. `begins`: where the file does not say."""
-    settings: dict[str, Any] = {"add_bos_token": bool(file.metadata.get("tokenizer.ggml.add_bos_token", begins))}
+    settings: dict[str, Any] = {"add_bos_token": file.flag("tokenizer.ggml.add_bos_token", begins)}
     for name in ("bos", "eos"):
         if f"tokenizer.ggml.{name}_token_id" in file.metadata:
             settings[f"{name}_token"] = tokens[_id(file, name, tokens)]
@@ -117,13 +118,6 @@ def _id(file: Metadata, name: str, tokens: list[str]) -> int:
     if not 0 <= i < len(tokens):
         raise file.odd(key, f"{i} is no id of the {len(tokens)} tokens")
     return i
-
-
-def _strings(file: Metadata, key: str) -> list[str]:
-    value = file.metadata.get(key)
-    if not isinstance(value, list):
-        raise file.odd(key, "it is no list of strings")
-    return value
 
 
 # --- out ------------------------------------------------------------------------------------------------------------------
@@ -159,7 +153,7 @@ def _from_bytes(tokenizer: Tokenizer) -> dict[str, Any]:
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": [rows[i][0] for i in range(len(rows))],
         "tokenizer.ggml.token_type": [rows[i][1] for i in range(len(rows))],
-        "tokenizer.ggml.merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]],
+        "tokenizer.ggml.merges": list(map(" ".join, merges_of(tokenizer.document))),
     }  # fmt: skip
 
 
@@ -180,17 +174,11 @@ def vocabulary_of(tokenizer: ScoredTokenizer) -> Vocabulary:
     """Pieces, scores and types, where they say all that the tokenizer's document says; else a `UserError`."""
     document, model = tokenizer.document, tokenizer.document["model"]
     unigram = model["type"] == "Unigram"
-    rows = {i: piece for piece, i in tokenizer.specials.items()}
-    rows |= (
-        {i: piece for i, piece in enumerate(row[0] for row in model["vocab"])}
-        if unigram
-        else {i: p for p, i in model["vocab"].items()}
-    )
-    pieces = [rows[i] for i in range(len(rows))]
+    pieces = list(map(tokenizer.spelled, range(tokenizer.vocab_size)))
     scores = {piece: float(score) for piece, score in model["vocab"]} if unigram else tokenizer.scores_of_ranks()
     added = {entry["id"]: CONTROL if entry.get("special") else USER_DEFINED for entry in document["added_tokens"]}
     added |= dict.fromkeys(tokenizer.byte_ids, BYTE) | ({tokenizer.unknown: UNKNOWN} if tokenizer.unknown is not None else {})
-    types = [added.get(i, NORMAL) for i in range(len(rows))]
+    types = [added.get(i, NORMAL) for i in range(len(pieces))]
     steps = (document.get("normalizer") or {}).get("normalizers") or []
     rules = next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), "")
     found = Vocabulary(
@@ -198,9 +186,8 @@ def vocabulary_of(tokenizer: ScoredTokenizer) -> Vocabulary:
         tidy=any(step.get("content") == "" for step in steps), prefix=any(step.get("type") == "Prepend" for step in steps),
     )  # fmt: skip
     same = found.document("tokenizer.json")
-    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model.get("merges", [])]
     if (same["normalizer"], None) != (document.get("normalizer"), document.get("pre_tokenizer")) or (
-        set(map(tuple, same["model"].get("merges", []))) != set(merges)
+        set(merges_of(same)) != set(merges_of(document))
     ):
         fix = "export with --to hf, or load the tokenizer from its SentencePiece .model"
         why = "its merges or its treatment of spaces are not those of a SentencePiece model"

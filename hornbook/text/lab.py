@@ -68,7 +68,8 @@ def compare(tokenizers: Mapping[str, Tokenizer], texts: Mapping[str, str]) -> di
 
 def cuts(tokenizer: Tokenizer, text: str) -> list[str]:
     """The text token by token; bytes that are no whole character show as `\\xe4`."""
-    return [tokenizer.token_bytes(token).decode("utf-8", errors="backslashreplace") for token in tokenizer.encode(text)]
+    ids = tokenizer.encode(text)
+    return [tokenizer.token_bytes(i).decode("utf-8", errors="backslashreplace") or tokenizer.spelled(i) for i in ids]
 
 
 @dataclass(frozen=True)

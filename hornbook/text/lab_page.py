@@ -60,8 +60,8 @@ def inspect_page(record: Record) -> str:
     ]
     sections = [
         page.section("Text", page.facts([*size.items()], True), page.tokens([t["piece"] for t in tokens], ids)),
-        page.section("Byte alphabet", page.tokens([t["spelled"] for t in tokens], ids),
-                     note="As published vocabularies spell the same bytes: Ġ is a space, Ċ the end of a line."),
+        page.section("As it is spelled", page.tokens([t["spelled"] for t in tokens], ids),
+                     note="As the vocabulary writes them: Ġ or ▁ is a space, Ċ the end of a line, ## goes on in a word."),
         page.section("Tokens", page.table(["id", "piece", "bytes", "spelled"],
                                           [[str(t["id"]), t["piece"].replace(" ", "·"), t["bytes"], t["spelled"]]
                                            for t in tokens])),

@@ -15,6 +15,7 @@ from typing import Any
 import regex
 
 from hornbook.text.bpe import spell
+from hornbook.text.published import merges_of
 from hornbook.text.split import Splitter
 from hornbook.text.tokenizer import Tokenizer
 
@@ -31,14 +32,22 @@ def shown(piece: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def face(tokenizer: Tokenizer, token: int) -> str:
+    """What a token shows of the text; one that stands for none, as for what is unknown, has its name."""
+    return shown(tokenizer.token_bytes(token)) or tokenizer.spelled(token)
+
+
 def inspect(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-    """The text's tokens (id, piece, bytes, GPT-2's spelling), its characters (code point, name, bytes), each word's merges."""
+    """The text's tokens (id, piece, bytes, spelling), its characters (code point, name, bytes), each word's merges.
+
+    Only byte-level BPE shows merges.
+    """
     ids = tokenizer.encode(text)
     pieces = [tokenizer.token_bytes(token) for token in ids]
-    ranks, words = merge_ranks(tokenizer), dict.fromkeys(Splitter(tokenizer.patterns)(text))
+    ranks, words = merge_ranks(tokenizer), dict.fromkeys(Splitter(tokenizer.patterns)(text) if tokenizer.in_bytes else ())
     return {
         "tokens": [
-            {"id": token, "piece": shown(piece), "bytes": piece.hex(" "), "spelled": spell(piece)}
+            {"id": token, "piece": face(tokenizer, token), "bytes": piece.hex(" "), "spelled": tokenizer.spelled(token)}
             for token, piece in zip(ids, pieces, strict=True)
         ],
         "characters": [
@@ -53,8 +62,7 @@ def inspect(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
 
 def merge_ranks(tokenizer: Tokenizer) -> dict[tuple[str, str], int]:
     """The merges of a byte-level BPE in the order in which they were learned, spelled in GPT-2's alphabet."""
-    pairs = tokenizer.document["model"].get("merges") or []
-    return {(p[0], p[1]): n for n, p in enumerate(pair.split(" ") if isinstance(pair, str) else pair for pair in pairs)}
+    return {pair: n for n, pair in enumerate(merges_of(tokenizer.document))}
 
 
 def merges(ranks: Mapping[tuple[str, str], int], word: bytes) -> list[list[bytes]]:
@@ -102,13 +110,13 @@ def unreachable(tokenizer: Tokenizer) -> dict[int, str]:
             found[token] = "a byte that UTF-8 never has"
             continue
         try:
-            ids = tokenizer.encode(piece.decode("utf-8"))
+            ids = tokenizer.alone(token)
         except UnicodeDecodeError:
             if len(merges(ranks, piece)[-1]) > 1:
                 found[token] = "no merge leads to it"
             continue
         if ids != [token]:
-            found[token] = "its text becomes " + " ".join(shown(tokenizer.token_bytes(i)) for i in ids)
+            found[token] = "its text becomes " + " ".join(face(tokenizer, i) for i in ids)
     return found
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from hornbook.errors import UserError
 from hornbook.text import gguf_vocabulary, sentencepiece, tiktoken, vocabularies
-from hornbook.text.published import read_json
+from hornbook.text.published import read_json, read_text
 from hornbook.text.scored import ScoredTokenizer
 from hornbook.text.spaced import SpacedTokenizer, puts_a_space
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.text.wordpiece import WordPiece
+from hornbook.text.wordpiece import WordPiece, read_vocabulary
 
 # What a folder may hold, the best first.
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "encoder.json", "vocab.json", "vocab.txt")
@@ -26,8 +26,8 @@ def load(path_or_name: str | Path, split: str | None = None) -> Tokenizer:
         path, split = vocabularies.find(str(path_or_name))
     file = _in_folder(path) if path.is_dir() else path
     if not file.is_file():
-        known = f"name a folder with a tokenizer.json or a tokenizer file, or one of {', '.join(vocabularies.NAMES)}"
-        raise UserError("there is no tokenizer here", where=str(path), fix=known)
+        known = f"one of {', '.join(vocabularies.NAMES)}, a file that ends in {', '.join(ENDINGS)}, or a folder with one of"
+        raise UserError("there is no tokenizer here", where=str(path), fix=f"name {known} {', '.join(FILES)}")
     return _reader(file)(file, _settings(file), split)
 
 
@@ -44,7 +44,7 @@ def _settings(file: Path) -> dict[str, Any]:
     config, template = file.with_name("tokenizer_config.json"), file.with_name("chat_template.jinja")
     settings = read_json(config) if config.is_file() else {}
     if template.is_file():
-        settings["chat_template"] = template.read_text(encoding="utf-8")
+        settings["chat_template"] = read_text(template)
     return settings
 
 
@@ -70,17 +70,17 @@ def of_document(document: Mapping[str, Any], settings: Mapping[str, Any], where:
     kind = model.get("type") if isinstance(model, dict) else None
     if kind == "WordPiece":
         return WordPiece(document, settings, where)
-    if kind == "Unigram" or (
-        kind == "BPE" and "ByteLevel" not in {*_kinds(document, "pre_tokenizer"), *_kinds(document, "decoder")}
-    ):
+    steps = [*_kinds(document, "pre_tokenizer", "pretokenizers"), *_kinds(document, "decoder", "decoders")]
+    if kind == "Unigram" or (kind == "BPE" and "ByteLevel" not in steps):
         return ScoredTokenizer(document, settings, where)
     return (SpacedTokenizer if puts_a_space(document) else Tokenizer)(document, settings, where)
 
 
-def _kinds(document: Mapping[str, Any], name: str) -> list[Any]:
+def _kinds(document: Mapping[str, Any], name: str, inner: str) -> list[Any]:
+    """What a part of the document and its steps call themselves; whether these are well formed, their reader asks."""
     part = document.get(name)
-    steps = [part, *(part.get("pretokenizers") or part.get("decoders") or [])] if isinstance(part, dict) else []
-    return [step.get("type") for step in steps if isinstance(step, dict)]
+    steps = part.get(inner) if isinstance(part, dict) else None
+    return [step.get("type") for step in [part, *(steps if isinstance(steps, list) else [])] if isinstance(step, dict)]
 
 
 def _model(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:
@@ -95,12 +95,11 @@ def _ranks(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer
 
 
 def _pair(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:
-    document = tiktoken.read_pair(file, split or "gpt2", bool(settings.get("add_prefix_space")))
-    return of_document(document, settings, str(file))
+    return of_document(tiktoken.read_pair(file, settings, split), settings, str(file))
 
 
 def _words(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:
-    return WordPiece.load(file)
+    return WordPiece(read_vocabulary(file, settings), settings, str(file))
 
 
 def _gguf(file: Path, settings: dict[str, Any], split: str | None) -> Tokenizer:

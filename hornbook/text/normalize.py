@@ -47,6 +47,14 @@ def moved(spans: Sequence[Span], edits: Iterable[Edit]) -> list[Span]:
     return [*out, *spans[at:]]
 
 
+def followed(text: str, spans: list[Span], rules: Iterable[Rule]) -> tuple[str, list[Span]]:
+    """The text after one rule and the next, and where its characters came from."""
+    for rule in rules:
+        edits = list(rule(text))
+        text, spans = edited(text, edits), moved(spans, edits)
+    return text, spans
+
+
 def replaces(pattern: str, new: str) -> Rule:
     """Every match of a regular expression becomes `new`."""
     compiled = regex.compile(pattern)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
-from hornbook.errors import UserError
+from hornbook.errors import DamagedError, UserError
 from hornbook.text import bpe
 from hornbook.text.split import PATTERNS, literal
 
@@ -39,8 +39,7 @@ class Published:
         self.merges = self._read_merges(self._list("merges", model.get("merges")))
 
     def _refuse(self, why: str) -> NoReturn:
-        fix = "use a byte-level BPE, as GPT-2, Llama 3 and Qwen publish"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why[:500], fix=fix)
+        refuse(self._where, why, "a byte-level BPE, as GPT-2, Llama 3 and Qwen publish")
 
     def _dict(self, name: str, part: Any) -> dict[str, Any]:
         return part if isinstance(part, dict) else {} if part is None else self._refuse(f"its {name} is {part!r}, not an object")
@@ -104,13 +103,16 @@ class Published:
         id_of = {piece: i for i, piece in enumerate(self.pieces) if piece}
         pairs = []
         for merge in merges:
-            halves = merge.split(" ") if isinstance(merge, str) else merge
-            whole = isinstance(halves, list) and len(halves) == 2 and all(isinstance(half, str) for half in halves)
-            left, right = (bpe.unspell(half) or b"" for half in halves) if whole else (b"", b"")
+            left, right = (bpe.unspell(half) or b"" for half in halves(merge))
             if left not in id_of or right not in id_of or left + right not in id_of:
                 self._refuse(f"its merge {merge!r} does not join two pieces into a third")
             pairs.append((id_of[left], id_of[right]))
         return pairs
+
+
+def refuse(where: str, why: str, wanted: str) -> NoReturn:
+    """Where every reader of a tokenizer.json ends with what it does not read."""
+    raise UserError("this tokenizer cannot be read", where=where, why=why[:500], fix=f"use {wanted}")
 
 
 def byte_level(
@@ -126,8 +128,7 @@ def byte_level(
 
     `ordinary`: the specials that are text to a reader; `whole`: a word that is a piece is taken without asking the merges.
     """
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [{"id": i, "content": name, **flags, "special": name not in ordinary} for name, i in specials.items()]
+    added = [added_token(i, name, name not in ordinary) for name, i in specials.items()]
     splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
     bytes_at_last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
@@ -154,10 +155,37 @@ def byte_level(
     }
 
 
+def added_token(i: int, name: str, special: bool = True) -> dict[str, Any]:
+    """An entry of `added_tokens`; one that is not special is text to a reader."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": i, "content": name, **flags, "special": special}
+
+
+def halves(merge: Any) -> tuple[str, str]:
+    """The pieces that a merge joins, whether it is "a b" or ["a", "b"]; empty where it is neither."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    whole = isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)
+    return (parts[0], parts[1]) if whole else ("", "")
+
+
+def merges_of(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges of a document that was read."""
+    return [halves(merge) for merge in document["model"].get("merges") or []]
+
+
+def read_text(file: Path) -> str:
+    """A file of a tokenizer, which is UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedError("the file is not UTF-8", where=str(file), why=str(error), fix="download it again") from None
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object of a tokenizer's file."""
+    text = read_text(file)
     try:
-        content = json.loads(text := file.read_text(encoding="utf-8"))
+        content = json.loads(text)
         if re.search(r"\\u[dD][89a-fA-F]", text):  # as every file that spells emoji in ASCII has them, but in pairs
             json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as problem:

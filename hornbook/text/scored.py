@@ -17,7 +17,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -26,8 +26,8 @@ import regex
 from hornbook.errors import UserError
 from hornbook.text.bpe import utf8
 from hornbook.text.normalize import Charsmap, Edit, Rule, Span, edited, forms, moved, prepends, replaces
-from hornbook.text.published import NORMALIZERS
-from hornbook.text.sentencepiece import SPACE
+from hornbook.text.published import NORMALIZERS, halves, refuse
+from hornbook.text.sentencepiece import SPACE, finite
 from hornbook.text.tokenizer import Tokenizer
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -45,6 +45,8 @@ Found = tuple[int, int, int]  # an id and the stretch of normalized text that it
 
 class ScoredTokenizer(Tokenizer):
     """A `Tokenizer` of SentencePiece's kind. The text comes back as its normalizer left it."""
+
+    in_bytes = False
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         self._where, self.document, self._config = where, document, dict(config or {})
@@ -64,7 +66,8 @@ class ScoredTokenizer(Tokenizer):
         self.unknown: int | None = unknown if type(unknown) is int and unknown in names else None
         self._fuse = model["type"] == "Unigram" or bool(model.get("fuse_unk"))
         ordinary = {entry["content"] for entry in added if not entry.get("special")}
-        self._read_pieces([names[i] for i in range(len(names))], ordinary, bool(model.get("byte_fallback")))
+        self._names = [names[i] for i in range(len(names))]
+        self._read_pieces(self._names, ordinary, bool(model.get("byte_fallback")))
         known = {piece: i for piece, i in ids.items() if piece not in self.specials and (i not in self._byte_id.values())}
         self._id_of = known | {piece: self.specials[piece] for piece in ordinary}
         longest_first = sorted(map(regex.escape, ordinary), key=len, reverse=True)
@@ -75,7 +78,7 @@ class ScoredTokenizer(Tokenizer):
         self._rules = [rule for step in self._steps("normalizer", "normalizers") for rule in self._normalizer(step)]
         self._rules += self._spaces()
         self._drops = self._dropped()
-        self._known: dict[str, list[Found]] = {}
+        self._known = lru_cache(CACHED_WORDS)(self._word)
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; control strings in it stay text. What no token can write is the unknown token, else an error."""
@@ -92,6 +95,13 @@ class ScoredTokenizer(Tokenizer):
         drop = min(self._drops, len(text) - len(text.lstrip(" ")))
         return text[drop:]
 
+    def spelled(self, token: int) -> str:
+        return self._names[self._checked(token)]
+
+    def alone(self, token: int) -> list[int]:
+        written = self.token_bytes(token).decode("utf-8").replace(" ", SPACE) if token in self.byte_ids else self.spelled(token)
+        return [i for i, _, _ in self._found(written)]
+
     @property
     def byte_ids(self) -> Iterable[int]:
         """The ids of the byte tokens."""
@@ -105,12 +115,11 @@ class ScoredTokenizer(Tokenizer):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides ids."""
-        parts = [self.document[key] for key in ("model", "normalizer", "pre_tokenizer")] + [sorted(self.specials.items())]
+        parts = [self.document.get(key) for key in ("model", "normalizer", "pre_tokenizer")] + [sorted(self.specials.items())]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("ascii")).hexdigest()
 
     def _refuse(self, why: str) -> NoReturn:
-        fix = "use a SentencePiece tokenizer as Llama 2 and T5 publish it"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why, fix=fix)
+        refuse(self._where, why, "a SentencePiece tokenizer as Llama 2 and T5 publish it")
 
     # --- text to ids ----------------------------------------------------------------------------------------------------
 
@@ -128,15 +137,12 @@ class ScoredTokenizer(Tokenizer):
     def _found(self, text: str) -> Iterator[Found]:
         start = 0
         for word in self._cut(text):
-            found = self._known.get(word)
-            if found is None:
-                found = self._written(self._best(word) if self._scores else self._joined(word))
-                if len(word) <= CACHED_LENGTH:
-                    if len(self._known) >= CACHED_WORDS:
-                        self._known.clear()
-                    self._known[word] = found
+            found = self._known(word) if len(word) <= CACHED_LENGTH else self._word(word)
             yield from ((i, start + first, start + end) for i, first, end in found)
             start += len(word)
+
+    def _word(self, word: str) -> list[Found]:
+        return self._written(self._best(word) if self._scores else self._joined(word))
 
     def _cut(self, text: str) -> list[str]:
         """The words, where the tokenizer has them or where no piece could reach across; else the text as one."""
@@ -221,7 +227,7 @@ class ScoredTokenizer(Tokenizer):
         vocab = model.get("vocab")
         if model["type"] == "Unigram":
             rows = isinstance(vocab, list) and all(isinstance(row, list) and len(row) == 2 for row in vocab)
-            if not rows or not all(isinstance(piece, str) and isinstance(score, int | float) for piece, score in vocab or []):
+            if not rows or not all(isinstance(piece, str) and finite(score) for piece, score in vocab or []):
                 self._refuse("its vocabulary is no list of pieces and scores")
             vocab = {piece: i for i, (piece, _) in enumerate(vocab or [])}
         if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
@@ -242,11 +248,9 @@ class ScoredTokenizer(Tokenizer):
         if not isinstance(merges, list):
             self._refuse("its merges are no list")
         for merge in merges:
-            halves = merge.split(" ") if isinstance(merge, str) else merge
-            pair = isinstance(halves, list) and len(halves) == 2 and all(isinstance(half, str) for half in halves)
-            if not pair or "".join(halves) not in self._id_of:
+            one, two = halves(merge)
+            if not one or not two or one + two not in self._id_of:
                 self._refuse(f"its merge {merge!r} does not join two pieces into a third")
-            one, two = halves
             rank += one + two != before
             before = one + two
             ranks[one, two] = rank

@@ -16,6 +16,7 @@ from typing import Any
 
 from hornbook.errors import DamagedError, UserError
 from hornbook.text.chat import PUBLISHED_ENDS
+from hornbook.text.published import added_token
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
@@ -42,11 +43,12 @@ class Vocabulary:
         rows = {len(self.pieces), len(self.scores), len(self.types)}
         if len(rows) > 1 or len(set(self.pieces)) != len(self.pieces) or "" in self.pieces:
             raise _refused(where, f"its {len(self.pieces)} pieces are not each there once, with a score and a type")
+        if not all(map(finite, self.scores)):
+            raise _refused(where, "a score is not finite")
         if not types <= {NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE} or list(self.types).count(UNKNOWN) > 1:
             raise _refused(where, "it has pieces of an unknown type, or several for what is unknown")
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         added = [
-            {"id": i, "content": piece, **flags, "special": kind != USER_DEFINED or piece in PUBLISHED_ENDS}
+            added_token(i, piece, kind != USER_DEFINED or piece in PUBLISHED_ENDS)
             for i, (piece, kind) in enumerate(zip(self.pieces, self.types, strict=True))
             if kind not in (NORMAL, BYTE)
         ]
@@ -176,10 +178,12 @@ def _text(value: Any, where: str) -> str:
 def _float(value: Any, where: str) -> float:
     if len(_bytes(value, where)) != 4:
         raise _damaged(where, "a score is no float")
-    number: float = struct.unpack("<f", value)[0]
-    if number != number or abs(number) == float("inf"):
-        raise _damaged(where, "a score is not finite")
-    return number
+    return float(struct.unpack("<f", value)[0])
+
+
+def finite(score: Any) -> bool:
+    """Whether it is a number that float32 holds."""
+    return isinstance(score, int | float) and -3e38 < score < 3e38
 
 
 def _damaged(where: str, why: str) -> DamagedError:

@@ -20,11 +20,13 @@ from typing import Any
 from hornbook.errors import DamagedError, UserError
 from hornbook.files import write_text
 from hornbook.text.bpe import spell, unspell
-from hornbook.text.published import byte_level, read_json
+from hornbook.text.published import byte_level, merges_of, read_json, read_text
 from hornbook.text.split import SPLITS, patterns_named
 from hornbook.text.tokenizer import Tokenizer
 
 PAIRS = {"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}
+# How the pair's readers cut and normalize text, by the class that a tokenizer_config.json names.
+CLASSES = {"GPT2Tokenizer": ("gpt2", None), "Qwen2Tokenizer": ("qwen2", "NFC")}
 MOST_BYTES, LONGEST = 1 << 26, 512  # of a file, and of one token: a merge of n bytes takes n * n steps
 END = "<|endoftext|>"
 _FILL = {"<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260}
@@ -129,8 +131,7 @@ def write_ranks(tokenizer: Tokenizer, path: Path) -> None:
     """
     model = tokenizer.document["model"]
     ranks = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i)}
-    split = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", []))
-    theirs = [(unspell(left) or b"", unspell(right) or b"") for left, right in split]
+    theirs = [(unspell(left) or b"", unspell(right) or b"") for left, right in merges_of(tokenizer.document)]
     found, whole = merges_of_ranks(ranks)
     every = {pair for token in ranks for pair in _cuts(token, ranks)} if set(theirs) != set(found) else set()
     rising = all(ranks[a + b] <= ranks[c + d] for (a, b), (c, d) in zip(theirs, theirs[1:], strict=False))
@@ -144,10 +145,11 @@ def write_ranks(tokenizer: Tokenizer, path: Path) -> None:
 # --- GPT-2's pair ---------------------------------------------------------------------------------------------------------
 
 
-def read_pair(file: Path, split: str, space: bool = False) -> dict[str, Any]:
+def read_pair(file: Path, settings: Mapping[str, Any], split: str | None = None) -> dict[str, Any]:
     """The tokenizer.json of encoder.json + vocab.bpe, or vocab.json + merges.txt; `file` is either of the two.
 
-    A name that is not made of single bytes by merges is a special token. `space`: a space goes before the text.
+    How text is cut is in neither: without a `split`, the files have to be GPT-2's own, or the `settings`, which are those of
+    tokenizer_config.json, have to name their class. A name that is not made of single bytes by merges is a special token.
     """
     names = next(pair for pair in PAIRS.items() if file.name in pair)
     vocab_file, merges_file = (file.with_name(name) for name in names)
@@ -157,26 +159,41 @@ def read_pair(file: Path, split: str, space: bool = False) -> dict[str, Any]:
     vocab = read_json(vocab_file)
     if not all(type(i) is int for i in vocab.values()):
         raise _damaged(vocab_file, "an id is no whole number")
-    try:
-        lines = merges_file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise _damaged(merges_file, str(error)) from error
+    lines = read_text(merges_file).split("\n")
+    cut, normalizer = CLASSES.get(str(settings.get("tokenizer_class")).removesuffix("Fast"), ("", None))
+    if not cut and vocab_file.name == "encoder.json" and len(vocab) == vocab.get(END, -1) + 1 == 50257:
+        cut = "gpt2"
+    if not (split or cut):
+        why = f"merges are tokens alone, and no tokenizer_config.json names one of the classes {', '.join(CLASSES)}"
+        fix = f"give split=NAME: {', '.join(SPLITS)}, or name the tokenizer_class in a tokenizer_config.json beside the files"
+        raise UserError("how this vocabulary cuts text is not in its files", where=str(file), why=why, fix=fix)
     merges = [line for line in lines[lines[0].startswith("#version") :] if line]
     made = {merge.replace(" ", "", 1) for merge in merges}
-    specials = {name: i for name, i in vocab.items() if len(name) != 1 and name not in made}
-    document = byte_level(vocab, merges, patterns_named(split), specials)
-    if space:
-        if split != "gpt2":
+    specials, ordinary = _added(settings, file)
+    specials |= {name: i for name, i in vocab.items() if len(name) != 1 and name not in made}
+    normalizer = normalizer if split in (None, cut) else None
+    document = byte_level(vocab, merges, patterns_named(split or cut), specials, ordinary, normalizer)
+    if settings.get("add_prefix_space"):
+        if (split or cut) != "gpt2":
             raise UserError("a space before the text goes with split='gpt2'", where=str(file), fix="leave add_prefix_space out")
         document["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     return document
 
 
+def _added(settings: Mapping[str, Any], file: Path) -> tuple[dict[str, int], set[str]]:
+    """The tokens that a tokenizer_config.json adds, and those of them that are text to a reader."""
+    rows = settings.get("added_tokens_decoder") or {}
+    if not isinstance(rows, dict) or not all(
+        i.isdecimal() and len(i) < 10 and isinstance(row, dict) and isinstance(row.get("content"), str) for i, row in rows.items()
+    ):
+        raise _damaged(file.with_name("tokenizer_config.json"), "its added_tokens_decoder is no list of ids and tokens")
+    return {row["content"]: int(i) for i, row in rows.items()}, {row["content"] for row in rows.values() if not row.get("special")}
+
+
 def write_pair(tokenizer: Tokenizer, folder: Path) -> None:
     """Write vocab.json and merges.txt. How text is cut is not part of the format; GPT-2's readers cut as split="gpt2" does."""
-    model = tokenizer.document["model"]
-    vocab = {**model["vocab"], **tokenizer.specials}
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    vocab = {**tokenizer.document["model"]["vocab"], **tokenizer.specials}
+    merges = map(" ".join, merges_of(tokenizer.document))
     write_text(folder / "vocab.json", json.dumps(dict(sorted(vocab.items(), key=lambda item: item[1])), ensure_ascii=False) + "\n")
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from hornbook.errors import UserError, near
 from hornbook.text import bpe, chat
-from hornbook.text.normalize import Span, edited, forms, moved
+from hornbook.text.normalize import Span, followed, forms
 from hornbook.text.published import Published, byte_level
 from hornbook.text.scan import MACHINES, Rules
 from hornbook.text.split import Splitter, patterns_named
@@ -42,6 +42,7 @@ class Tokenizer:
     one never waits for it. The ids are the same.
     """
 
+    in_bytes = True  # whether merges begin with single bytes
     _scan_rules: Rules | None = None  # how compiled code cuts texts; None: it cannot
     _compiled: fast.Encoder | None = None
     _numbers: npt.NDArray[np.object_]
@@ -80,8 +81,8 @@ class Tokenizer:
 
         `documents` is read once, one text at a time, and no token crosses from one into the next. `pattern` is a regular
         expression that replaces the named `split`; to open elsewhere, it has to mean the same to Oniguruma.
-        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`. Any number of `threads`, which
-        count, learns the same.
+        Text that allows fewer merges is an error, unless `vocab` is only meant as `at_most`: then `vocab_size` tells. Any number
+        of `threads`, which count, learns the same.
         """
         if isinstance(documents, str):
             raise UserError("documents is one string", why="it is an iterable of texts", fix="give [text] instead of text")
@@ -113,7 +114,8 @@ class Tokenizer:
         """Open any published tokenizer, by its file, its folder, or a known name such as "cl100k".
 
         tokenizer.json (byte-level BPE, SentencePiece's kinds, WordPiece), *.tiktoken, encoder.json + vocab.bpe or vocab.json +
-        merges.txt, SentencePiece's .model, vocab.txt, .gguf. `split` names how ranks or merges cut text: no file of these says it.
+        merges.txt, SentencePiece's .model, vocab.txt, .gguf. `split` names how ranks or merges cut text: they do not say it, though
+        a tokenizer_config.json beside them may.
         """
         from hornbook.text.load import load  # the kinds are built on this class
 
@@ -192,9 +194,7 @@ class Tokenizer:
         """
         spans = [(n, n + 1) for n in range(len(text))]
         ids = self.encode(text)
-        if self.normalizer:
-            edits = list(forms(self.normalizer)(text))
-            text, spans = edited(text, edits), moved(spans, edits)
+        text, spans = followed(text, spans, [forms(self.normalizer)] if self.normalizer else [])
         owners = [span for character, span in zip(text, spans, strict=True) for _ in range(len(character.encode()))]
         ends = list(accumulate(len(self._pieces[i]) for i in ids))
         return ids, [(owners[start][0], owners[end - 1][1]) for start, end in zip([0, *ends], ends, strict=False)]
@@ -210,6 +210,14 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one id stands for; none for a special, so that sums of lengths count text only."""
         return self._pieces[self._checked(token)]
+
+    def spelled(self, token: int) -> str:
+        """How the vocabulary spells a token; a special has its name."""
+        return bpe.spell(self.token_bytes(token)) or self.decode([token])
+
+    def alone(self, token: int) -> list[int]:
+        """The ids of a token's own text: itself, where a text can give it. Bytes that are no text are a `UnicodeDecodeError`."""
+        return self.encode(self.token_bytes(token).decode("utf-8"))
 
     def stream(self) -> TextStream:
         """A decoder for ids that come one at a time."""

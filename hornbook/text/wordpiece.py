@@ -12,14 +12,14 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hornbook.errors import UserError
 from hornbook.text.bpe import utf8
-from hornbook.text.normalize import Edit, Span, edited, forms, moved
-from hornbook.text.published import read_json
+from hornbook.text.normalize import Edit, Span, followed, forms
+from hornbook.text.published import added_token, read_text, refuse
 from hornbook.text.tokenizer import Tokenizer
 
 INSIDE = "##"  # how a piece inside a word is spelled
@@ -35,6 +35,8 @@ CACHED_WORDS = 1 << 18
 
 class WordPiece(Tokenizer):
     """A `Tokenizer` of whole words and their pieces; `encode` gives the text alone, `pair` what an encoder reads."""
+
+    in_bytes = False
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"):
         self._where, self.document, self._config = where, document, dict(config or {})
@@ -54,19 +56,7 @@ class WordPiece(Tokenizer):
         self._shown = [utf8(_spaced(piece)) for piece in self._names]
         self._pieces = [b"" if i in self.specials.values() else shown for i, shown in enumerate(self._shown)]
         self._passes = self._character_passes()
-        self._known: dict[str, list[int]] = {}
-
-    @staticmethod
-    def load(path: str | Path, split: str | None = None) -> WordPiece:
-        """Open a folder that holds a tokenizer.json of this kind or a vocab.txt, or one of the two files."""
-        path = Path(path)
-        if path.is_dir():
-            path = path / ("tokenizer.json" if (path / "tokenizer.json").is_file() else "vocab.txt")
-        if not path.is_file():
-            raise UserError("there is no tokenizer here", where=str(path), fix="name a folder with a vocab.txt or tokenizer.json")
-        file = path.with_name("tokenizer_config.json")
-        config = read_json(file) if file.is_file() else {}
-        return WordPiece(read_json(path) if path.suffix == ".json" else _from_vocabulary(path, config), config, str(path))
+        self._known = lru_cache(CACHED_WORDS)(self._cut)
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; special strings in it stay ordinary text. A word that the vocabulary cannot write is the unknown token."""
@@ -80,10 +70,7 @@ class WordPiece(Tokenizer):
     def encode_offsets(self, text: str) -> tuple[list[int], list[Span]]:
         clean, bare, words = self._passes
         accents = [] if bare is None else [forms("NFD"), bare.edits]
-        spans = [(n, n + 1) for n in range(len(text))]
-        for rule in (clean.edits, *accents, words.edits):
-            edits = list(rule(text))
-            text, spans = edited(text, edits), moved(spans, edits)
+        text, spans = followed(text, [(n, n + 1) for n in range(len(text))], (clean.edits, *accents, words.edits))
         ids: list[int] = []
         found: list[Span] = []
         at = 0
@@ -108,6 +95,17 @@ class WordPiece(Tokenizer):
         """Ids to text: words with a space between, none before a full stop, comma, question or exclamation mark."""
         return super().decode(ids).removeprefix(" ")
 
+    def spelled(self, token: int) -> str:
+        return self._names[self._checked(token)]
+
+    def alone(self, token: int) -> list[int]:
+        """A piece inside a word is asked for behind one letter, the first that does not join it."""
+        rest = self.spelled(token).removeprefix(INSIDE)
+        if rest == self.spelled(token):
+            return self.encode(rest)
+        behind = (self.encode(letter + rest) for letter in self._names if len(letter) == 1)
+        return next(([token] for ids in behind if ids[1:] == [token]), self.encode(rest))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides ids."""
@@ -118,15 +116,7 @@ class WordPiece(Tokenizer):
         return {**{key: name for key, name in SPECIALS.items() if name in self.specials}, **super().settings()}
 
     def _ids(self, word: str) -> list[int]:
-        if len(word) > self._longest_word:
-            return [self._unknown]
-        found = self._known.get(word)
-        if found is None:
-            found = self._cut(word)
-            if len(self._known) >= CACHED_WORDS:
-                self._known.clear()
-            self._known[word] = found
-        return found
+        return [self._unknown] if len(word) > self._longest_word else self._known(word)
 
     def _cut(self, word: str) -> list[int]:
         ids: list[int] = []
@@ -142,8 +132,7 @@ class WordPiece(Tokenizer):
         return ids
 
     def _refuse(self, why: str) -> NoReturn:
-        fix = "use a WordPiece tokenizer as BERT publishes it"
-        raise UserError("this tokenizer cannot be read", where=self._where, why=why, fix=fix)
+        refuse(self._where, why, "a WordPiece tokenizer as BERT publishes it")
 
     def _checked_parts(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The model and the added tokens, of the types that they must have."""
@@ -224,12 +213,9 @@ def _spaced(piece: str) -> str:
     return piece if piece.startswith((".", "?", "!", ",")) else " " + piece
 
 
-def _from_vocabulary(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def read_vocabulary(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The tokenizer.json that a vocab.txt, a piece per line, and its tokenizer_config.json stand for."""
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError("the vocabulary is not UTF-8", where=str(path), why=str(error), fix="name a BERT's vocab.txt") from error
+    lines = read_text(path).removesuffix("\n").split("\n")
     vocab = {line.rstrip(): i for i, line in enumerate(lines)}
     if len(vocab) != len(lines):
         why = f"{len(lines) - len(vocab)} of its {len(lines)} lines repeat another"
@@ -241,7 +227,6 @@ def wordpiece_document(vocab: Mapping[str, int], config: Mapping[str, Any]) -> d
     """The tokenizer.json of a BERT whose pieces have these ids; `config` is its tokenizer_config.json."""
     given = {key: value.get("content") if isinstance(value, dict) else value for key, value in config.items()}
     names = [str(given.get(key) or name) for key, name in SPECIALS.items()]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     switches = {
         "lowercase": config.get("do_lower_case", True), "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
         "strip_accents": config.get("strip_accents"),
@@ -249,7 +234,7 @@ def wordpiece_document(vocab: Mapping[str, int], config: Mapping[str, Any]) -> d
     begin, end = (str(given.get(key) or SPECIALS[key]) for key in ("cls_token", "sep_token"))
     return {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [{"id": vocab[name], "content": name, **flags} for name in dict.fromkeys(names) if name in vocab],
+        "added_tokens": [added_token(vocab[name], name) for name in dict.fromkeys(names) if name in vocab],
         "normalizer": {**NORMALIZER, **switches}, "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {
             "type": "BertProcessing", "cls": [begin, vocab.get(begin, 0)], "sep": [end, vocab.get(end, 0)],

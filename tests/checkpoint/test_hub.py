@@ -290,14 +290,17 @@ def test_gpt2_is_the_published_one() -> None:
 
 
 def test_a_vocabulary_is_fetched_where_the_user_says_and_checked(
-    there: Repository, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+    there: Repository, data_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = (data_folder / "tokenizers" / "tiktoken" / "r50k_base.tiktoken").read_bytes()
     there.files["r50k_base.tiktoken"], there.cut["r50k_base.tiktoken"] = raw, 1000
     address = f"{os.environ['HF_ENDPOINT']}storage/r50k_base.tiktoken"
     with pytest.raises(UserError, match="ended at 1,000"):
         hub.fetch_vocabulary("gpt2", address)
-    file = hub.fetch_vocabulary("gpt2", address)
+    assert run(["tokenizer", "fetch", "gpt2", "--url", address]) == 0
+    said = capsys.readouterr()
+    file = Path(said.out.strip())
+    assert said.err == f"downloading {address} to {file}\n"
     assert file.read_bytes() == raw and there.asked[-1][1] == "bytes=1000-"
     asked = len(there.asked)
     assert hub.fetch_vocabulary("gpt2", address) == file and len(there.asked) == asked  # what is there is not asked for

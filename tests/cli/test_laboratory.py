@@ -59,6 +59,14 @@ def test_vocab_and_glitch_by_a_corpus(here: Path, command: Command) -> None:
     assert "what the corpus never produced" in command("tokenizer", "glitch", "home-en", "--data", "prose.txt").out.lower()
 
 
+@pytest.mark.parametrize("name", ["llama2", "t5/t5_tokenizer_base.model", "wordpiece"])
+def test_other_kinds_than_byte_level(name: str, data_folder: Path, command: Command) -> None:
+    file = data_folder / "tokenizers" / name
+    shown = command("tokenizer", "inspect", file, "--text", "Hello 你").out
+    assert "Ġ" not in shown and any(word in shown for word in ("▁Hello", "hello"))
+    assert "its text becomes" in command("tokenizer", "vocab", file).out
+
+
 def test_glitch_of_a_model_that_hardly_learned(gpt2: Path, here: Path, command: Command, refused: Refused) -> None:
     outcome = command("tokenizer", "glitch", "--model", gpt2, "--data", "prose.txt")
     tokens = Tokenizer.load(gpt2).vocab_size

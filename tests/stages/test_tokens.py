@@ -46,3 +46,26 @@ def test_a_small_corpus_gets_a_small_vocabulary(corpus: Path, tmp_path: Path) ->
     size = sum(document.size for document in saved_documents(corpus, "train"))
     found = train_tokenizer(corpus, 100_000, "cl100k", tmp_path / "tokenizer", Silent(), at_most=True)
     assert SMALLEST <= found.vocab_size <= size // 64
+
+
+class Heard(Silent):
+    """A voice that remembers how stages ended."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[str] = []
+
+    def end(self, outcome: str) -> None:
+        self.outcomes.append(outcome)
+
+
+@pytest.mark.parametrize("text", ["One short line.\n", None])
+def test_a_text_that_runs_out_of_pairs_says_so(text: str | None, corpus: Path, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "texts").mkdir()
+        for n in range(2):
+            (tmp_path / "texts" / f"{n}.txt").write_text(text * (n + 1), encoding="utf-8")
+        make_corpus(str(tmp_path / "texts"), "en", 0, 10_000, 0, corpus := tmp_path / "corpus", Silent())
+    heard = Heard()
+    found = train_tokenizer(corpus, 1024, "cl100k", tmp_path / "tokenizer", heard, at_most=True)
+    said = f"{found.vocab_size:,} rows" + (": the text allows no more merges" if text else "")
+    assert heard.outcomes == [said] and (found.vocab_size < SMALLEST) == (text is not None)

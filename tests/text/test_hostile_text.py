@@ -15,7 +15,6 @@ from hornbook.checkpoint.gguf_model import gguf_tokenizer
 from hornbook.errors import UserError
 from hornbook.text import chat
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.text.wordpiece import WordPiece
 
 # Each holds another, begins one, or ends one.
 OVERLAPPING = ("<|end|>", "<|end|><|end|>", "<|end", "end|>", "|><|", "<|", "user", "<|user|>", "er|>", "[SEP]", "[SEP]]")
@@ -33,7 +32,7 @@ def overlapping() -> Tokenizer:
 def of_kind(overlapping: Tokenizer, data_folder: Path) -> dict[str, Tokenizer]:
     folder = data_folder / "tokenizers"
     scored = gguf_tokenizer(read_gguf(folder / "gguf_vocab" / "ggml-vocab-llama-spm.gguf"))
-    return {"byte-level": overlapping, "WordPiece": WordPiece.load(folder / "wordpiece"), "SentencePiece": scored}
+    return {"byte-level": overlapping, "WordPiece": Tokenizer.load(folder / "wordpiece"), "SentencePiece": scored}
 
 
 def texts(parts: list[str], count: int, seed: int) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer as Theirs
 from tokenizers import pre_tokenizers
@@ -10,6 +12,8 @@ from hornbook.stages.laboratory import home
 from hornbook.text.bpe import spell
 from hornbook.text.lab_samples import domains
 from hornbook.text.lab_vocab import inspect, merge_ranks, merges, script, shown, unreachable, vocabulary
+from hornbook.text.scored import ScoredTokenizer
+from hornbook.text.sentencepiece import BYTE, NORMAL, UNKNOWN, Vocabulary
 from hornbook.text.split import PATTERNS
 from hornbook.text.tokenizer import Tokenizer, byte_level
 
@@ -95,3 +99,25 @@ def test_variants_differ_in_case_or_space_alone() -> None:
     pieces = [shown(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
     slow = sum(any(b.strip().lower() == a.strip().lower() != "" for b in pieces[:i]) for i, a in enumerate(pieces))
     assert vocabulary(tokenizer)["variants"] == slow > 26
+
+
+@pytest.mark.parametrize("name", ["llama2", "t5/t5_tokenizer_base.model", "wordpiece", "gguf_vocab/ggml-vocab-bert-bge.gguf"])
+def test_other_kinds_of_vocabularies(name: str, data_folder: Path) -> None:
+    """What some text gives is not called out of reach, and little else is left over."""
+    tokenizer = Tokenizer.load(data_folder / "tokenizers" / name)
+    lost, texts = unreachable(tokenizer), [*domains().values(), (data_folder / "README.md").read_text(encoding="utf-8"), TEXT]
+    assert not lost.keys() & {token for text in texts for token in tokenizer.encode(text)}
+    assert len(lost) < 0.05 * tokenizer.vocab_size
+    found = inspect(tokenizer, TEXT)
+    assert [token["id"] for token in found["tokens"]] == tokenizer.encode(TEXT) and found["merges"] == {}
+    assert all(token["piece"] and token["spelled"] for token in found["tokens"])
+
+
+@pytest.mark.parametrize("unigram", [False, True])
+def test_a_piece_of_sentencepieces_that_nothing_gives(unigram: bool) -> None:
+    """No pair spells abc; as the worst of all, it is never the best cut. A byte whose character is a piece is not asked for."""
+    pieces = ["<unk>", "<0x61>", "<0x7A>", "▁", "a", "b", "c", "▁a", "abc", "ac"]
+    scores = [0.0, 0.0, 0.0, -1.0, -1.0, -1.0, -1.0, -1.5, -9.0, -1.5]
+    types = [UNKNOWN, BYTE, BYTE, *[NORMAL] * (len(pieces) - 3)]
+    tokenizer = ScoredTokenizer(Vocabulary(pieces, scores, types, unigram).document(""))
+    assert {tokenizer.spelled(token) for token in unreachable(tokenizer)} == {"<0x61>", "abc"}

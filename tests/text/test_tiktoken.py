@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +111,44 @@ def test_what_tiktoken_would_cut_otherwise_is_refused(tmp_path: Path) -> None:
 def test_the_pair_opens_in_transformers_and_here(tmp_path: Path) -> None:
     tok = Tokenizer.train(strings(seed=4, count=300), vocab=800, split="gpt2", specials=("<|endoftext|>",))
     write_pair(tok, tmp_path)
-    again = Tokenizer.load(tmp_path)
+    with pytest.raises(UserError, match="give split=NAME"):
+        Tokenizer.load(tmp_path)
+    again = Tokenizer.load(tmp_path, split="gpt2")
     theirs = transformers.GPT2TokenizerFast(vocab=str(tmp_path / "vocab.json"), merges=str(tmp_path / "merges.txt"))
     for text in strings(seed=5, count=1000):
         assert tok.encode(text) == again.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_prefix_space": True}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_prefix_space": True, "tokenizer_class": "GPT2Tokenizer"}))
     spaced = Tokenizer.load(tmp_path)
     ids, spans = spaced.encode_offsets("ab cd")
     assert ids == spaced.encode("ab cd") == tok.encode(" ab cd") and spans[0][0] == 0 and spans[-1][1] == 5
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(UserError, match=r"merges\.txt"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_pair_is_cut_as_the_class_in_its_settings_does(tmp_path: Path) -> None:
+    """Qwen's: another split, text in the form NFC, and added tokens that are in tokenizer_config.json alone."""
+    tok = Tokenizer.train(strings(seed=6, count=300), vocab=800, split="qwen2", specials=())
+    write_pair(tok, tmp_path)
+    theirs = transformers.Qwen2TokenizerFast(vocab=str(tmp_path / "vocab.json"), merges=str(tmp_path / "merges.txt"))
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    added = {i: {"content": token.content, "special": token.special} for i, token in theirs.added_tokens_decoder.items()}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "added_tokens_decoder": added}))
+    ours = Tokenizer.load(tmp_path)
+    assert ours.normalizer == "NFC" and list(ours.patterns) == list(tok.patterns)
+    assert ours.specials == theirs.get_added_vocab() and len(ours.specials) > 0
+    for text in strings(seed=7, count=1000):
+        assert ours.encode(text) == theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"], text
+
+
+@pytest.mark.slow
+def test_qwen3_as_a_pair_is_qwen3(data_folder: Path, tmp_path: Path) -> None:
+    whole = Tokenizer.load(data_folder / "tokenizers" / "qwen3")
+    model = whole.document["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
+    shutil.copy(data_folder / "tokenizers" / "qwen3" / "tokenizer_config.json", tmp_path)
+    assert Tokenizer.load(tmp_path).fingerprint == whole.fingerprint

@@ -344,7 +344,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "cut.json").write_text('{"model": ')
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    faults = {"list.json": "JSON object", "cut.json": "not JSON", "binary.json": "not JSON", "": "no tokenizer here"}
+    faults = {"list.json": "JSON object", "cut.json": "not JSON", "binary.json": "not UTF-8", "": "no tokenizer here"}
     for name, says in faults.items():
         with pytest.raises(UserError, match=says):
             Tokenizer.load(tmp_path / name)
