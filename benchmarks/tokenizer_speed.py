@@ -24,7 +24,8 @@ WORDS = {
     "zh": {
         "train": "从 {bytes} MB 文本（{words} 个不同的词）学 32,000 行，单核",
         "seconds": "秒", "cpu": "CPU 秒", "memory": "增加的 MB", "times": "相对 hornbook 的 CPU 倍数",
-        "encode": "MB/s，新文本 / 再来一遍（是 tiktoken 的几倍）", "worst": "一兆字节的", "speed": "MB/s", "twice": "两倍长度所需时间倍数",
+        "encode": "MB/s，新文本 / 再来一遍（是 tiktoken 的几倍）",
+        "worst": "一兆字节的", "speed": "MB/s", "twice": "两倍长度所需时间倍数",
         "other": "两个线程是一个的 {threads:.2f} 倍。新进程得到第一批 id 需 {first_ids:.1f} 毫秒，"
         "从缓存读编译好的代码需 {from_cache:.1f} 秒，没有缓存时需 {compiled:.0f} 秒。",
     },

@@ -218,6 +218,40 @@ def told(a, b, new, rows, sums, touched, reach, pairs, table, counts, first, len
     return known
 
 
+@njit(I64(U8, I64, I64, int64), **INNER)
+def known_names(row, at, sizes, rows):
+    """The table of `spelled` with the bytes and the forbidden tokens."""
+    slots = 1 << 10
+    while slots < 4 * len(at):
+        slots *= 2
+    names = np.zeros(slots, np.int64)
+    for token in range(len(at)):
+        if token < 256 or token >= rows:
+            names[spelled(row, at, sizes, names, at[token], sizes[token])] = token + 1
+    return names
+
+
+@njit(types.Tuple((I64, I64, int64))(I64, I64, U64, I64, int64, int64, int64, int64), **INNER)
+def joined(heap, promised, pairs, counts, size, begun, known, floor):
+    """Let the pairs from `begun` on that stand at least `floor` times into the heap."""
+    if size + known - begun > len(heap):
+        heap, promised = more64(heap, 2 * (size + known - begun)), more64(promised, 2 * (size + known - begun))
+    for k in range(begun, known):
+        if counts[k] >= floor:
+            rise(heap, promised, pairs, size, k, counts[k])
+            size += 1
+    return heap, promised, size
+
+
+@njit(types.void(I32, I64, I32, I32, int64), **INNER)
+def note(places, sums, events, event_at, many):
+    """Write the places of new pairs, each into the room that `told` has set apart for its neighbour."""
+    for k in range(many):
+        room = events[k] + 2
+        places[sums[room]] = event_at[k]
+        sums[room] += 1
+
+
 @njit(int64(U8, I32, I64, I64, I64, int64, I64, I32), **COMPILED)
 def merges(row, symbols, weights, at, sizes, rows, progress, learned):
     """Learn merges until there are `rows` tokens or no pair is left: how many.
@@ -230,13 +264,7 @@ def merges(row, symbols, weights, at, sizes, rows, progress, learned):
 
     Only pairs with a count of at least `floor` wait in the heap, which stays small; when it is empty, the floor is lowered.
     """
-    slots = 1 << 10
-    while slots < 4 * len(at):
-        slots *= 2
-    names = np.zeros(slots, np.int64)
-    for token in range(len(at)):
-        if token < 256 or token >= rows:
-            names[spelled(row, at, sizes, names, at[token], sizes[token])] = token + 1
+    names = known_names(row, at, sizes, rows)
     pairs, counts, first, length, places, known, used = first_pairs(symbols, weights)
     table = indexed(pairs, known, 1 << 19)
     older, heap, promised, size = np.full(len(pairs), -1, np.int64), np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), 0
@@ -246,12 +274,7 @@ def merges(row, symbols, weights, at, sizes, rows, progress, learned):
     while 3 * ranks + 3 <= len(learned) and tokens < rows and not progress[1]:
         if size == 0:
             floor, begun = max(floor // 8, 1), 0
-        if size + known - begun > len(heap):
-            heap, promised = more64(heap, 2 * (size + known - begun)), more64(promised, 2 * (size + known - begun))
-        for k in range(begun, known):
-            if counts[k] >= floor:
-                rise(heap, promised, pairs, size, k, counts[k])
-                size += 1
+        heap, promised, size = joined(heap, promised, pairs, counts, size, begun, known, floor)
         begun = known
         if size == 0:
             if floor == 1:
@@ -288,8 +311,5 @@ def merges(row, symbols, weights, at, sizes, rows, progress, learned):
         known = told(a, b, new, rows, sums, touched, reach, pairs, table, counts, first, length, older, known, used)
         counts[entry] = 0  # where a is b, its own places were taken off
         used += reach[2]
-        for k in range(reach[2]):
-            place = events[k] + 2
-            places[sums[place]] = event_at[k]
-            sums[place] += 1
+        note(places, sums, events, event_at, reach[2])
     return ranks
