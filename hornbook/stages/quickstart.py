@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def quickstart(settings: Quickstart, voice: Voice, command: str) -> dict[str, An
             plan = settled(settings, device, voice, command)
         recipe, tuning = from_dict(Recipe, plan["recipe"], out / "plan.json"), from_dict(SftRecipe, plan["sft"], out / "plan.json")
         town = Town(recipe.seed, recipe.language) if recipe.data == "town" else None
-        with timed(out, "corpus"), compiling():
+        with timed(out, "corpus"), nullcontext() if (out / "shards").exists() else compiling():
             make_corpus(
                 recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice
             )  # fmt: skip
