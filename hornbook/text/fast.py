@@ -33,41 +33,31 @@ class Encoder:
     def __init__(self, pieces: Sequence[bytes], merges: Sequence[Pair], rules: Rules, whole: bool = False):
         id_of = {piece: i for i, piece in enumerate(pieces) if piece}
         pairs = np.array(merges, np.int32).reshape(-1, 2)
-        self._made = np.array([id_of[pieces[a] + pieces[b]] for a, b in merges], np.int32)
-        self._byte_ids = np.array([id_of[bytes([byte])] for byte in range(256)], np.int32)
-        self._pairs = merge.pair_table(
+        made = np.array([id_of[pieces[a] + pieces[b]] for a, b in merges], np.int32)
+        byte_ids = np.array([id_of[bytes([byte])] for byte in range(256)], np.int32)
+        table = merge.pair_table(
             np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]), np.arange(len(pairs), dtype=np.int32)
         )
-        self._byte_pairs = np.full(1 << 16, merge.NONE, np.int32)
-        byte_of = {i: byte for byte, i in enumerate(self._byte_ids.tolist())}
+        byte_pairs = np.full(1 << 16, merge.NONE, np.int32)
+        byte_of = {i: byte for byte, i in enumerate(byte_ids.tolist())}
         for rank in range(len(merges) - 1, -1, -1):
             a, b = merges[rank]
             if a in byte_of and b in byte_of:
-                self._byte_pairs[byte_of[a] << 8 | byte_of[b]] = rank
-        self._text = classes(), machine(rules), rules.contractions > 1, cut.joints_of(pieces)
-        self._tables = self._byte_ids, self._byte_pairs, self._pairs, self._made
+                byte_pairs[byte_of[a] << 8 | byte_of[b]] = rank
+        self._reading = _reading(rules, cut.joints_of(pieces))
+        self._vocabulary = merge.Vocabulary(byte_ids, byte_pairs, table, made, np.zeros(0, np.uint64))
         buf, ends = _joined(pieces)
         self._first = np.zeros(4 * KNOWN, np.uint64)
-        counts = encode.learn(buf, ends, *self._tables, whole, self._first)
-        self._fixed = np.zeros(0, np.uint64)
+        counts = encode.fill(buf, ends, self._vocabulary, whole, self._first)
         exceptions = [(piece, i) for i, piece in enumerate(pieces) if whole and piece and counts[i] != 1]
         self.exact = all(len(piece) <= merge.SHORT for piece, _ in exceptions)
         if self.exact and exceptions:
-            self._fix(exceptions)
+            self._vocabulary = self._vocabulary._replace(fixed=_unmerged(exceptions))
         self._rooms = [self._room()]
 
     def _room(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """What one thread remembers: the vocabulary at first, and nothing long."""
         return self._first.copy(), np.zeros(merge.LONG * KNOWN_LONG, np.uint64)
-
-    def _fix(self, exceptions: Sequence[tuple[bytes, int]]) -> None:
-        """A table of the pieces that their merges do not make."""
-        self._fixed = np.zeros(merge.LONG * (1 << (4 * len(exceptions)).bit_length()), np.uint64)
-        for piece, i in exceptions:
-            buf, ids = np.frombuffer(piece + bytes(cut.PAD), np.uint8), np.array([i], np.uint32)
-            hashed = cut.key(buf, 0, len(piece))
-            slot = -1 - merge.find_long(self._fixed, buf, 0, len(piece), hashed)
-            merge.keep_long(self._fixed, slot, buf, 0, len(piece), hashed, ids, 0, 1)
 
     def __call__(self, texts: Sequence[str], threads: int = 1) -> tuple[Ids, npt.NDArray[np.int64]]:
         """(ids, offsets): text n is ids[offsets[n]:offsets[n + 1]]."""
@@ -92,9 +82,24 @@ class Encoder:
             room = self._rooms.pop()
         except IndexError:
             room = self._room()
-        count = encode.encode(buf, ends, *self._text, *self._tables, self._fixed, *room, out)
+        count = encode.encode(buf, ends, self._reading, self._vocabulary, *room, out)
         self._rooms.append(room)
         return out[:count].copy(), ends
+
+
+def _reading(rules: Rules, joints: npt.NDArray[np.uint64]) -> cut.Reading:
+    return cut.Reading(classes(), machine(rules), rules.contractions > 1, joints)
+
+
+def _unmerged(exceptions: Sequence[tuple[bytes, int]]) -> npt.NDArray[np.uint64]:
+    """A table of pieces that their merges do not make."""
+    table = np.zeros(merge.LONG * (1 << (4 * len(exceptions)).bit_length()), np.uint64)
+    for piece, i in exceptions:
+        buf, ids = np.frombuffer(piece + bytes(cut.PAD), np.uint8), np.array([i], np.uint32)
+        hashed = cut.key(buf, 0, len(piece))
+        slot = -1 - merge.find_long(table, buf, 0, len(piece), hashed)
+        merge.keep_long(table, slot, buf, 0, len(piece), hashed, ids, 0, 1)
+    return table
 
 
 @dataclass(frozen=True)
@@ -112,23 +117,21 @@ class Counted:
 def count(documents: Iterable[str], rules: Rules, threads: int = 1) -> Counted:
     """Count the pieces of documents; memory grows with the distinct pieces, not with the text."""
     batches, lock = _batches(map(utf8, documents)), threading.Lock()
-    tables = classes(), machine(rules), rules.contractions > 1
+    reading = _reading(rules, np.zeros(0, np.uint64))  # what is learned from is cut by the pattern alone
 
     def counter() -> Counted:
-        slots, text, ends, known, used = (
-            np.zeros(1 << 16, np.uint64), np.empty(1 << 16, np.uint8), np.zeros(1 << 12, np.int64), 0, 0,
-        )  # fmt: skip
+        found = counting.Distinct(np.zeros(1 << 16, np.uint64), np.empty(1 << 16, np.uint8), np.zeros(1 << 12, np.int64), 0, 0)
         while True:
             with lock:
                 batch = next(batches, None)
             if batch is None:
                 break
             buf, offsets = _joined(batch)
-            slots, text, ends, known, used = counting.count(buf, offsets[1:].copy(), *tables, slots, text, ends, known, used)
-        weights, of_slot = np.zeros(known, np.int64), slots.reshape(-1, 4)
+            found = counting.count(buf, offsets[1:].copy(), reading, found)
+        weights, of_slot = np.zeros(found.known, np.int64), found.slots.reshape(-1, 4)
         of_slot = of_slot[of_slot[:, 2] > 0]
         weights[of_slot[:, 2].astype(np.int64) - 1] = of_slot[:, 3]
-        return Counted(text[:used], np.diff(ends[: known + 1]), weights)
+        return Counted(found.pool[: found.used], np.diff(found.ends[: found.known + 1]), weights)
 
     with ThreadPoolExecutor(threads) as pool:
         found = [task.result() for task in [pool.submit(counter) for _ in range(threads)]]

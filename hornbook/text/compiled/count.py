@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit, types
 
 from hornbook.text.compiled.cut import (
-    BLOCK,
+    BLOCKS,
     BYTES,
     COMPILED,
     HIGH,
+    I32,
     I64,
     INNER,
     LENGTH_AT,
     LOW,
+    READING,
     U8,
-    U16,
     U64,
+    block,
     boolean,
     cut,
     int64,
@@ -28,30 +32,39 @@ from hornbook.text.compiled.cut import (
 from hornbook.text.scan import CLOSED
 
 LONG_PIECE = np.uint64(255) << LENGTH_AT
-COUNTED = types.Tuple((U64, U8, I64, int64, int64))
 
 
-@njit(I64(I64, int64), **INNER)
-def more64(array, size):
-    found = np.zeros(size, np.int64)
-    for k in range(len(array)):
-        found[k] = array[k]
-    return found
+class Distinct(NamedTuple):
+    """Distinct pieces, one behind the other.
+
+    slots   four words each: a piece of at most fifteen bytes itself (two words), or a longer one's hash; its number + 1; its count
+    pool    the bytes of the pieces, `used` of them, each ending at ends[number + 1]; `known` pieces
+    """
+
+    slots: Any
+    pool: Any
+    ends: Any
+    known: int
+    used: int
 
 
-@njit(U8(U8, int64), **INNER)
-def more8(array, size):
-    found = np.zeros(size, np.uint8)
+DISTINCT = types.NamedTuple((U64, U8, I64, int64, int64), Distinct)
+
+
+@njit([U8(U8, int64), I32(I32, int64), I64(I64, int64), U64(U64, int64)], **INNER)
+def more(array, size):
+    """The same numbers with more room."""
+    found = np.zeros(size, array.dtype)
     for k in range(len(array)):
         found[k] = array[k]
     return found
 
 
 @njit(boolean(BYTES, int64, int64, U8, I64, int64), **INNER)
-def same(buf, start, end, pool, pieces, number):
-    if pieces[number + 1] - pieces[number] != end - start:
+def same(buf, start, end, pool, ends, number):
+    if ends[number + 1] - ends[number] != end - start:
         return False
-    at = pieces[number]
+    at = ends[number]
     for k in range(end - start):
         if pool[at + k] != buf[start + k]:
             return False
@@ -73,9 +86,24 @@ def rehashed(slots):
     return larger
 
 
-@njit(types.UniTuple(int64, 2)(BYTES, I64, int64, U64, U8, I64, int64, int64, U64, U64, I64), **INNER)
-def tally(buf, starts, whole, slots, pool, pieces, known, used, firsts, seconds, places):
+@njit(DISTINCT(DISTINCT, int64, int64), **INNER)
+def roomier(found, pieces, size):
+    """The same with room for so many more pieces of so many bytes in all."""
+    slots, pool, ends, known, used = found
+    if 8 * (known + pieces) > len(slots):
+        slots = rehashed(slots)
+    if known + pieces >= len(ends):
+        ends = more(ends, 2 * (known + pieces) + 2)
+    if used + size > len(pool):
+        pool = more(pool, 2 * (used + size))
+    return Distinct(slots, pool, ends, known, used)
+
+
+@njit(DISTINCT(BYTES, BLOCKS, int64, DISTINCT), **INNER)
+def tally(buf, block, whole, found):
     """Count pieces, for which there is room; all are looked up first, so that memory answers while others are counted."""
+    starts, firsts, seconds, places = block
+    slots, pool, ends, known, used = found
     last = (len(slots) >> 2) - 1
     for z in range(whole):
         at = starts[z]
@@ -84,10 +112,11 @@ def tally(buf, starts, whole, slots, pool, pieces, known, used, firsts, seconds,
             a, b = load64(buf, at) & LOW[size], load64(buf, at + 8) & HIGH[size] | np.uint64(size) << LENGTH_AT
         else:
             a, b = key(buf, at, size), LONG_PIECE
-        firsts[z], seconds[z], places[z] = a, b, place(a, b, last + 1)
-        prefetch(slots, 4 * places[z])
+        p = place(a, b, last + 1)
+        firsts[z], seconds[z], places[z] = a, b, np.uint64(p)
+        prefetch(slots, 4 * p)
     for z in range(whole):
-        a, b, p = firsts[z], seconds[z], places[z]
+        a, b, p = firsts[z], seconds[z], np.int64(places[z])
         while True:
             s = 4 * p
             if slots[s + 2] == 0:
@@ -96,39 +125,24 @@ def tally(buf, starts, whole, slots, pool, pieces, known, used, firsts, seconds,
                     pool[used] = buf[k]
                     used += 1
                 known += 1
-                pieces[known] = used
+                ends[known] = used
                 break
             if slots[s] == a and slots[s + 1] == b:
-                if b != LONG_PIECE or same(buf, starts[z], starts[z + 1], pool, pieces, np.int64(slots[s + 2]) - 1):
+                if b != LONG_PIECE or same(buf, starts[z], starts[z + 1], pool, ends, np.int64(slots[s + 2]) - 1):
                     slots[s + 3] += np.uint64(1)
                     break
             p = (p + 1) & last
-    return known, used
+    return Distinct(slots, pool, ends, known, used)
 
 
-@njit(COUNTED(BYTES, I64, U8, U16, boolean, U64, U8, I64, int64, int64), **COMPILED)
-def count(buf, ends, classes, table, any_case, slots, pool, pieces, known, used):
-    """Count the pieces of documents, document d up to byte ends[d]; all that grows comes back.
-
-    slots   four words each: a piece of at most fifteen bytes itself (two words), or a longer one's hash; its number + 1; its count
-    pool    the bytes of the distinct pieces, `used` of them, each ending at pieces[number + 1]; `known` pieces
-    """
-    starts, no_joints = np.empty(BLOCK + 3, np.int64), np.empty(0, np.uint64)
-    firsts, seconds, places = np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.int64)
-    i = 0
+@njit(DISTINCT(BYTES, I64, READING, DISTINCT), **COMPILED)
+def count(buf, ends, reading, found):
+    """Count the pieces of documents, document d up to byte ends[d]."""
+    some, i = block(), 0
     for d in range(len(ends)):
         n, state, m, last = ends[d], np.uint64(CLOSED), 0, i
         while i < n:
-            i, state, last, m = cut(buf, i, n, state, last, classes, table, any_case, no_joints, starts, m)
-            whole = m - 2  # the last start may still be taken back
-            if i >= n:
-                starts[m], whole = n, m
-            if 8 * (known + whole) > len(slots):
-                slots = rehashed(slots)
-            if known + whole >= len(pieces):
-                pieces = more64(pieces, 2 * (known + whole) + 2)
-            if used + starts[whole] - starts[0] > len(pool):
-                pool = more8(pool, 2 * (used + starts[whole] - starts[0]))
-            known, used = tally(buf, starts, whole, slots, pool, pieces, known, used, firsts, seconds, places)
-            starts[0], starts[1], m = starts[m - 2], starts[m - 1], 2
-    return slots, pool, pieces, known, used
+            i, state, last, m, pieces = cut(buf, i, n, state, last, m, reading, some.starts)
+            found = roomier(found, pieces, some.starts[pieces] - some.starts[0])
+            found = tally(buf, some, pieces, found)
+    return found

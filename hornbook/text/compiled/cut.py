@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,38 @@ FILTER, FILTER_AT, BIT_AT = 1 << 15, np.uint64(64 - 15), np.uint64(64 - 15 - 6) 
 STATE_BITS, CONTRACTION_BIT, JOINED_BIT = np.uint64(STATES), np.uint64(CONTRACTION), np.uint64(JOINED)
 RETRACT_AT, BEFORE_LAST_AT, BEFORE_AT = (np.uint64(bit.bit_length() - 1) for bit in (RETRACT, BEFORE_LAST, BEFORE))
 JOINTS_AT = 32  # what `joints_of` says before its bits
+
+
+class Reading(NamedTuple):
+    """How texts are cut: a class for each code point, a machine's table (`scan`), contractions of any case; joints or none."""
+
+    classes: Any
+    table: Any
+    any_case: bool
+    joints: Any
+
+
+class Block(NamedTuple):
+    """Some pieces: where each starts, with room for the end; its two machine words, and the slot of a table to look at first."""
+
+    starts: Any
+    firsts: Any
+    seconds: Any
+    slots: Any
+
+
+READING = types.NamedTuple((U8, U16, boolean, U64), Reading)
+BLOCKS = types.NamedTuple((I64, U64, U64, U64), Block)
+
+
+@njit(BLOCKS(), **INNER)
+def block():
+    return Block(
+        np.empty(BLOCK + 3, np.int64),
+        np.empty(BLOCK + 2, np.uint64),
+        np.empty(BLOCK + 2, np.uint64),
+        np.empty(BLOCK + 2, np.uint64),
+    )
 
 
 @intrinsic
@@ -106,12 +139,16 @@ def may_join(buf, i, joints):
     return False
 
 
-@njit(types.Tuple((int64, uint64, int64, int64))(BYTES, int64, int64, uint64, int64, U8, U16, boolean, U64, I64, int64), **INNER)
-def cut(buf, i, n, state, last, classes, table, any_case, joints, starts, m):
-    """Read characters from byte i up to n, or until there is no room, and append where pieces start; the last may be taken back.
+@njit(types.Tuple((int64, uint64, int64, int64, int64))(BYTES, int64, int64, uint64, int64, int64, READING, I64), **INNER)
+def cut(buf, i, n, state, last, m, reading, starts):
+    """Read characters from byte i up to n, or until there is no room: (i, state, last, m) for the next call, and how many pieces.
 
-    Where there are `joints`, pieces are cut between characters of scripts without capitals, too, where no token could join them.
+    Piece z is bytes starts[z] to starts[z + 1]. The last two of m starts stay for the next call, for the last may be taken back.
+    Where there are joints, texts are cut between characters of scripts without capitals, too, where no token could join them.
     """
+    classes, table, joints = reading.classes, reading.table, reading.joints
+    if m > 2:
+        starts[0], starts[1], m = starts[m - 2], starts[m - 1], 2
     before, one = OTHER, np.uint64(1)
     at = np.uint64(m)  # without a sign, an index is not looked at for being negative
     while i < n and at < np.uint64(BLOCK):
@@ -129,7 +166,7 @@ def cut(buf, i, n, state, last, classes, table, any_case, joints, starts, m):
         said = np.uint64(table[state | np.uint64(kind)])
         state = said & STATE_BITS
         if said & CONTRACTION_BIT:
-            found = contraction(buf, i, n, any_case)
+            found = contraction(buf, i, n, reading.any_case)
             if found:
                 size, state = found, np.uint64(CLOSED)
                 if said & JOINED_BIT:
@@ -143,7 +180,11 @@ def cut(buf, i, n, state, last, classes, table, any_case, joints, starts, m):
             at += np.uint64(not may_join(buf, i, joints))
         before, last = kind, i
         i += size
-    return i, state, last, np.int64(at)
+    m = np.int64(at)
+    if i < n:
+        return i, state, last, m, m - 2
+    starts[m] = n
+    return i, state, last, m, m
 
 
 def joints_of(pieces: Sequence[bytes]) -> npt.NDArray[np.uint64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit, types
 
 from hornbook.text.compiled.cut import (
-    BLOCK,
+    BLOCKS,
     BYTES,
     COMPILED,
     HIGH,
@@ -18,10 +18,10 @@ from hornbook.text.compiled.cut import (
     INNER,
     LENGTH_AT,
     LOW,
-    U8,
-    U16,
+    READING,
     U32,
     U64,
+    block,
     boolean,
     cut,
     int64,
@@ -30,7 +30,7 @@ from hornbook.text.compiled.cut import (
     prefetch,
     uint64,
 )  # fmt: skip
-from hornbook.text.compiled.merge import PROBES, SHORT, merge, merge_long, merge_short
+from hornbook.text.compiled.merge import PROBES, SHORT, VOCABULARY, merge, merge_long, merge_short
 from hornbook.text.scan import CLOSED
 
 INLINE = 6  # ids of a piece in the table, in two words of three, the count above the first three
@@ -50,9 +50,10 @@ def keep(known, slot, a, b, ids, start, end):
     known[slot], known[slot + 1], known[slot + 2], known[slot + 3] = a, b, first, second
 
 
-@njit(int64(BYTES, I64, int64, I32, I32, U64, I32, U64, U64, U64, U32, int64, I32, U64, U64, U64), **INNER)
-def answer(buf, starts, pieces, byte_ids, byte_pairs, pairs, made, fixed, known, long, out, o, room, firsts, seconds, slots):
+@njit(int64(BYTES, BLOCKS, int64, VOCABULARY, U64, U64, U32, int64, I32), **INNER)
+def answer(buf, block, pieces, vocabulary, known, long, out, o, room):
     """Pieces -> their ids at out[o:]; the end. All are looked up first, so that memory answers while others are put."""
+    starts, firsts, seconds, slots = block
     last, id_bits, one, two, three = np.uint64(len(known) - 1), np.uint64(0xFFFFF), np.uint64(1), np.uint64(2), np.uint64(3)
     for z in range(pieces):
         at = starts[z]
@@ -65,7 +66,7 @@ def answer(buf, starts, pieces, byte_ids, byte_pairs, pairs, made, fixed, known,
         at = starts[z]
         size = starts[z + 1] - at
         if size > 15:
-            o = merge(buf, at, size, byte_ids, byte_pairs, pairs, made, fixed, long, out, o, room)
+            o = merge(buf, at, size, vocabulary, long, out, o, room)
             continue
         a, b, s, probes = firsts[z], seconds[z], slots[z], 0
         while (known[s] != a or known[s + one] != b) and known[s + one] != 0 and probes < PROBES:
@@ -83,50 +84,40 @@ def answer(buf, starts, pieces, byte_ids, byte_pairs, pairs, made, fixed, known,
                 out[put + np.uint64(5)] = second >> np.uint64(40) & id_bits
             o += count
         else:
-            end = merge(buf, at, size, byte_ids, byte_pairs, pairs, made, fixed, long, out, o, room)
+            end = merge(buf, at, size, vocabulary, long, out, o, room)
             keep(known, np.int64(s if probes < PROBES else slots[z]), a, b, out, o, end)
             o = end
     return o
 
 
-@njit(int64(BYTES, I64, U8, U16, boolean, U64, I32, I32, U64, I32, U64, U64, U64, U32), **COMPILED)
-def encode(buf, ends, classes, table, any_case, joints, byte_ids, byte_pairs, pairs, made, fixed, known, long, out):
+@njit(int64(BYTES, I64, READING, VOCABULARY, U64, U64, U32), **COMPILED)
+def encode(buf, ends, reading, vocabulary, known, long, out):
     """Documents one after the other, document d up to byte ends[d] -> ids in `out`, how many; ends[d] becomes where its ids end."""
-    starts, room = np.empty(BLOCK + 3, np.int64), np.empty(4 * SHORT, np.int32)
-    firsts, seconds, slots = np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.uint64), np.empty(BLOCK + 2, np.uint64)
+    some, room = block(), np.empty(4 * SHORT, np.int32)
     i, o = 0, 0
     for d in range(len(ends)):
         n, state, m, last = ends[d], np.uint64(CLOSED), 0, i
         while i < n:
-            i, state, last, m = cut(buf, i, n, state, last, classes, table, any_case, joints, starts, m)
-            pieces = m - 2  # the last start may still be taken back
-            if i >= n:
-                starts[m], pieces = n, m
-            o = answer(
-                buf, starts, pieces, byte_ids, byte_pairs, pairs, made, fixed, known, long, out, o, room, firsts, seconds, slots
-            )
-            starts[0], starts[1], m = starts[m - 2], starts[m - 1], 2
+            i, state, last, m, pieces = cut(buf, i, n, state, last, m, reading, some.starts)
+            o = answer(buf, some, pieces, vocabulary, known, long, out, o, room)
         ends[d] = o
     return o
 
 
-@njit(I64(BYTES, I64, I32, I32, U64, I32, boolean, U64), **COMPILED)
-def learn(buf, ends, byte_ids, byte_pairs, pairs, made, whole, known):
+@njit(I64(BYTES, I64, VOCABULARY, boolean, U64), **COMPILED)
+def fill(buf, ends, vocabulary, whole, known):
     """Put the vocabulary, piece n up to byte ends[n + 1], into an empty table; returns how many ids each piece is merged to.
 
     With `whole`, a piece is its own id, whatever its merges say.
     """
-    room, counts, out = (
-        np.empty(4 * SHORT, np.int32),
-        np.zeros(len(ends) - 1, np.int64),
-        np.empty(ends[len(ends) - 1] + 1, np.uint32),
-    )
+    room, counts = np.empty(4 * SHORT, np.int32), np.zeros(len(ends) - 1, np.int64)
+    out = np.empty(ends[len(ends) - 1] + 1, np.uint32)
     for n in range(len(counts)):
         at, size = ends[n], ends[n + 1] - ends[n]
         if size > SHORT:
-            counts[n] = merge_long(buf, at, size, byte_ids, pairs, made, out, 0)
+            counts[n] = merge_long(buf, at, size, vocabulary, out, 0)
         elif size > 0:
-            counts[n] = merge_short(buf, at, size, byte_ids, byte_pairs, pairs, made, out, 0, room)
+            counts[n] = merge_short(buf, at, size, vocabulary, out, 0, room)
         if not 0 < size <= 15:
             continue
         if whole:

@@ -7,30 +7,65 @@ to its neighbours is summed for each neighbour first, and then told to the pairs
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit, types
 
-from hornbook.text.compiled.count import more64
+from hornbook.text.compiled.count import more
 from hornbook.text.compiled.cut import COMPILED, I32, I64, INNER, MIX, U8, U64, boolean, int64, key, uint64
 from hornbook.text.compiled.merge import sort
 
 EDGE, INSIDE = np.int32(-2), np.int32(-1)  # between pieces; a byte that is neither first nor last of its token
 
 
-@njit(U64(U64, int64), **INNER)
-def more(array, size):
-    found = np.zeros(size, np.uint64)
-    for k in range(len(array)):
-        found[k] = array[k]
-    return found
+class Row(NamedTuple):
+    """Pieces in one row of bytes, one byte before, between and after them, then the alphabet and the forbidden tokens.
+
+    symbols    the token of each byte of the pieces, EDGE between them;  weights: how often its piece stands in the text
+    at, sizes  where each token is spelled in `row`: the 256 bytes, then room for `rows`, then the forbidden ones
+    names      the open table of what they spell, ids + 1
+    """
+
+    row: Any
+    symbols: Any
+    weights: Any
+    at: Any
+    sizes: Any
+    names: Any
 
 
-@njit(I32(I32, int64), **INNER)
-def more32(array, size):
-    found = np.zeros(size, np.int32)
-    for k in range(len(array)):
-        found[k] = array[k]
-    return found
+class Pairs(NamedTuple):
+    """Pairs by number: the pair, left << 32 | right; its count; its places from `first` on, `length` of them; an older entry of the
+    same pair, or -1. `table`: two words each, a pair and its number + 1, the newest."""
+
+    pairs: Any
+    counts: Any
+    first: Any
+    length: Any
+    older: Any
+    table: Any
+
+
+class Neighbours(NamedTuple):
+    """What stands beside the places of one merge.
+
+    sums       three words for each neighbour, those on the left in the first half: its weight, how often it stands there, and where
+               the next place of its new pair is written
+    touched    the neighbours: reach[0] on the left, and in the second half reach[1] on the right
+    events     a neighbour's words in `sums`, and `event_at` the place of its new pair: reach[2] of them
+    """
+
+    sums: Any
+    touched: Any
+    reach: Any
+    events: Any
+    event_at: Any
+
+
+ROW = types.NamedTuple((U8, I32, I64, I64, I64, I64), Row)
+PAIRS = types.NamedTuple((U64, I64, I64, I64, I64, U64), Pairs)
+NEIGHBOURS = types.NamedTuple((I64, I32, I64, I32, I32), Neighbours)
 
 
 @njit(int64(U64, uint64), **INNER)
@@ -93,9 +128,10 @@ def spelled(row, at, sizes, table, start, size):
     return p
 
 
-@njit(I32(I32, I64, I64, I64, int64), **INNER)
-def gathered(places, first, length, older, entry):
+@njit(I32(I32, PAIRS, int64), **INNER)
+def gathered(places, all_pairs, entry):
     """The places of a pair that was made by several merges, in the order of the row."""
+    first, length, older = all_pairs.first, all_pairs.length, all_pairs.older
     many, k = 0, entry
     while k >= 0:
         many, k = many + length[k], older[k]
@@ -108,11 +144,6 @@ def gathered(places, first, length, older, entry):
     return batch
 
 
-@njit(types.Tuple((U64, I64, I64, I64, I64))(U64, I64, I64, I64, I64, int64), **INNER)
-def roomier(pairs, counts, first, length, older, room):
-    return more(pairs, room), more64(counts, room), more64(first, room), more64(length, room), more64(older, room)
-
-
 @njit(U64(U64, int64, int64), **INNER)
 def indexed(pairs, known, size):
     """The open table of pairs; a later entry of the same pair takes the place of an earlier one."""
@@ -123,9 +154,22 @@ def indexed(pairs, known, size):
     return table
 
 
-@njit(types.Tuple((U64, I64, I64, I64, I32, int64, int64))(I32, I64), **INNER)
+@njit(PAIRS(PAIRS, int64, int64), **INNER)
+def roomier(all_pairs, known, fresh):
+    """The same with room for so many fresh pairs behind those that are known."""
+    pairs, counts, first, length, older, table = all_pairs
+    room = known + fresh
+    if room > len(pairs):
+        pairs, counts, first = more(pairs, 2 * room), more(counts, 2 * room), more(first, 2 * room)
+        length, older = more(length, 2 * room), more(older, 2 * room)
+    if 4 * room > len(table):
+        table = indexed(pairs, known, 4 * len(table))
+    return Pairs(pairs, counts, first, length, older, table)
+
+
+@njit(types.Tuple((PAIRS, I32, int64, int64))(I32, I64), **INNER)
 def first_pairs(symbols, weights):
-    """Pairs of bytes: (pairs, counts, first place, how many places, places; pairs, places so far)."""
+    """The pairs of bytes, and the places of all pairs; how many of both."""
     sums, many, number = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
     for i in range(len(symbols) - 1):
         if symbols[i] >= 0 and symbols[i + 1] >= 0:
@@ -146,17 +190,15 @@ def first_pairs(symbols, weights):
             entry = number[np.int64(symbols[i]) << 8 | symbols[i + 1]]
             places[first[entry] + length[entry]] = i
             length[entry] += 1
-    return pairs, counts, first, length, places, known, used
+    older = np.full(len(pairs), -1, np.int64)
+    return Pairs(pairs, counts, first, length, older, indexed(pairs, known, 1 << 19)), places, known, used
 
 
-@njit(int64(U8, I32, I64, I64, I64, I64, int64, int64, int64, int64, I32, I64, I32, I64, I32, I32), **INNER)
-def replace(row, symbols, weights, at, sizes, names, rows, tokens, a, b, batch, sums, touched, reach, events, event_at):
-    """Join a and b at the places of `batch`: the token made, -1 where no place is left, `rows` or more where it is forbidden.
-
-    `sums` holds three words for each neighbour, those on the left in the first half: its weight, how often it stands there, and
-    room for `told`. reach[0] of the left and reach[1] of the right are `touched`; an event is a neighbour and the place of its new
-    pair, and reach[2] is how many.
-    """
+@njit(int64(ROW, int64, int64, int64, int64, I32, NEIGHBOURS), **INNER)
+def replace(text, rows, tokens, a, b, batch, beside):
+    """Join a and b at the places of `batch`: the token made, -1 where no place is left, `rows` or more where it is forbidden."""
+    row, symbols, weights, at, sizes, names = text
+    sums, touched, reach, events, event_at = beside
     new, many = -1, 0
     for i in batch:
         j, after = i + sizes[a], i + sizes[a] + sizes[b]
@@ -190,9 +232,11 @@ def replace(row, symbols, weights, at, sizes, names, rows, tokens, a, b, batch, 
     return new
 
 
-@njit(int64(int64, int64, int64, int64, I64, I32, I64, U64, U64, I64, I64, I64, I64, int64, int64), **INNER)
-def told(a, b, new, rows, sums, touched, reach, pairs, table, counts, first, length, older, known, used):
+@njit(int64(int64, int64, int64, int64, NEIGHBOURS, PAIRS, int64, int64), **INNER)
+def told(a, b, new, rows, beside, all_pairs, known, used):
     """Add the pairs that a merge made and take off those that it broke; returns how many pairs there are."""
+    sums, touched, reach = beside.sums, beside.touched, beside.reach
+    pairs, counts, first, length, older, table = all_pairs
     for side in range(2):
         for k in range(reach[side]):
             x = np.int64(touched[side * rows + k])
@@ -235,7 +279,7 @@ def known_names(row, at, sizes, rows):
 def joined(heap, promised, pairs, counts, size, begun, known, floor):
     """Let the pairs from `begun` on that stand at least `floor` times into the heap."""
     if size + known - begun > len(heap):
-        heap, promised = more64(heap, 2 * (size + known - begun)), more64(promised, 2 * (size + known - begun))
+        heap, promised = more(heap, 2 * (size + known - begun)), more(promised, 2 * (size + known - begun))
     for k in range(begun, known):
         if counts[k] >= floor:
             rise(heap, promised, pairs, size, k, counts[k])
@@ -243,10 +287,11 @@ def joined(heap, promised, pairs, counts, size, begun, known, floor):
     return heap, promised, size
 
 
-@njit(types.void(I32, I64, I32, I32, int64), **INNER)
-def note(places, sums, events, event_at, many):
+@njit(types.void(I32, NEIGHBOURS), **INNER)
+def note(places, beside):
     """Write the places of new pairs, each into the room that `told` has set apart for its neighbour."""
-    for k in range(many):
+    sums, _, reach, events, event_at = beside
+    for k in range(reach[2]):
         room = events[k] + 2
         places[sums[room]] = event_at[k]
         sums[room] += 1
@@ -254,24 +299,21 @@ def note(places, sums, events, event_at, many):
 
 @njit(int64(U8, I32, I64, I64, I64, int64, I64, I32), **COMPILED)
 def merges(row, symbols, weights, at, sizes, rows, progress, learned):
-    """Learn merges until there are `rows` tokens or no pair is left: how many.
+    """Learn merges until there are `rows` tokens or no pair is left: how many. See `Row` for the first five.
 
-    row        the bytes of the distinct pieces with one byte before, between and after them; then forbidden tokens
-    symbols    the token of each byte of the pieces, EDGE between them;  weights: how often its piece stands in the text
-    at, sizes  where each token is spelled in `row`: the 256 bytes, then room for `rows`, then the forbidden ones
     progress   [0] is set to the tokens so far; learning stops when [1] is not zero
     learned    left, right and the id made of each merge, one behind the other
 
     Only pairs with a count of at least `floor` wait in the heap, which stays small; when it is empty, the floor is lowered.
     """
-    names = known_names(row, at, sizes, rows)
-    pairs, counts, first, length, places, known, used = first_pairs(symbols, weights)
-    table = indexed(pairs, known, 1 << 19)
-    older, heap, promised, size = np.full(len(pairs), -1, np.int64), np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), 0
+    text = Row(row, symbols, weights, at, sizes, known_names(row, at, sizes, rows))
+    all_pairs, places, known, used = first_pairs(symbols, weights)
+    heap, promised, size = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), 0
     sums, touched, reach = np.zeros(6 * rows, np.int64), np.empty(2 * rows, np.int32), np.zeros(3, np.int64)
-    events, event_at = np.empty(1 << 12, np.int32), np.empty(1 << 12, np.int32)
-    ranks, tokens, begun, floor = 0, 256, 0, counts.max() + 1
+    beside = Neighbours(sums, touched, reach, np.empty(1 << 12, np.int32), np.empty(1 << 12, np.int32))
+    ranks, tokens, begun, floor = 0, 256, 0, all_pairs.counts.max() + 1
     while 3 * ranks + 3 <= len(learned) and tokens < rows and not progress[1]:
+        pairs, counts = all_pairs.pairs, all_pairs.counts
         if size == 0:
             floor, begun = max(floor // 8, 1), 0
         heap, promised, size = joined(heap, promised, pairs, counts, size, begun, known, floor)
@@ -288,28 +330,24 @@ def merges(row, symbols, weights, at, sizes, rows, progress, learned):
                 size += 1
             continue
         a, b = np.int64(pairs[entry] >> np.uint64(32)), np.int64(pairs[entry] & np.uint64(0xFFFFFFFF))
-        batch = places[first[entry] : first[entry] + length[entry]]
-        if older[entry] >= 0:
-            batch = gathered(places, first, length, older, entry)
-        if len(events) < 2 * len(batch):
-            events, event_at = np.empty(3 * len(batch), np.int32), np.empty(3 * len(batch), np.int32)
+        batch = places[all_pairs.first[entry] : all_pairs.first[entry] + all_pairs.length[entry]]
+        if all_pairs.older[entry] >= 0:
+            batch = gathered(places, all_pairs, entry)
+        if len(beside.events) < 2 * len(batch):
+            beside = Neighbours(sums, touched, reach, np.empty(3 * len(batch), np.int32), np.empty(3 * len(batch), np.int32))
         reach[:] = 0
-        new = replace(row, symbols, weights, at, sizes, names, rows, tokens, a, b, batch, sums, touched, reach, events, event_at)
+        new = replace(text, rows, tokens, a, b, batch, beside)
         counts[entry] = 0
         if new < 0 or new >= rows:
             continue
         learned[3 * ranks], learned[3 * ranks + 1], learned[3 * ranks + 2] = a, b, new
         ranks, tokens = ranks + 1, max(tokens, new + 1)
         progress[0] = tokens
-        room = known + reach[0] + reach[1]
-        if room > len(pairs):
-            pairs, counts, first, length, older = roomier(pairs, counts, first, length, older, 2 * room)
-        if 4 * room > len(table):
-            table = indexed(pairs, known, 4 * len(table))
+        all_pairs = roomier(all_pairs, known, reach[0] + reach[1])
         if used + reach[2] > len(places):
-            places = more32(places, 2 * (used + reach[2]))
-        known = told(a, b, new, rows, sums, touched, reach, pairs, table, counts, first, length, older, known, used)
-        counts[entry] = 0  # where a is b, its own places were taken off
+            places = more(places, 2 * (used + reach[2]))
+        known = told(a, b, new, rows, beside, all_pairs, known, used)
+        all_pairs.counts[entry] = 0  # where a is b, its own places were taken off
         used += reach[2]
-        note(places, sums, events, event_at, reach[2])
+        note(places, beside)
     return ranks

@@ -5,6 +5,8 @@ A short piece takes the least of its ranks again and again; a long one has a que
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -34,6 +36,19 @@ RANK_BITS, ID_BITS = 20, 22
 SHORT = 64  # bytes of a short piece
 LEAST, AFTER, BEFORE_IT = SHORT, 2 * SHORT, 3 * SHORT  # where in `room` each place's rank, its next and its previous place stand
 LONG, LONG_INLINE, PROBES = 16, 12, 8  # machine words of a remembered piece, the ids in it, places to look for it
+
+
+class Vocabulary(NamedTuple):
+    """The id of each byte; the rank of each pair of bytes; `pair_table`; the id that a rank makes; pieces that are not merged."""
+
+    byte_ids: Any
+    byte_pairs: Any
+    pairs: Any
+    made: Any
+    fixed: Any
+
+
+VOCABULARY = types.NamedTuple((I32, I32, U64, I32, U64), Vocabulary)
 
 
 @njit(U64(I32, I32, I32), **COMPILED)
@@ -75,9 +90,10 @@ def rank_of(table, left, right):
         p = (p + 1) & last
 
 
-@njit(int64(BYTES, int64, int64, I32, I32, U64, I32, U32, int64, I32), **INNER)
-def merge_short(buf, i, size, byte_ids, byte_pairs, pairs, made, out, o, room):
+@njit(int64(BYTES, int64, int64, VOCABULARY, U32, int64, I32), **INNER)
+def merge_short(buf, i, size, vocabulary, out, o, room):
     """A piece of at most SHORT bytes -> its ids at out[o:]; the end. `room`: ids, LEAST, AFTER, BEFORE_IT, SHORT of each."""
+    byte_ids, byte_pairs, pairs, made = vocabulary.byte_ids, vocabulary.byte_pairs, vocabulary.pairs, vocabulary.made
     for k in range(size):
         room[k], room[AFTER + k], room[BEFORE_IT + k] = byte_ids[buf[i + k]], k + 1, k - 1
         rank = byte_pairs[np.int64(buf[i + k]) << 8 | buf[i + k + 1]] if k + 1 < size else NONE
@@ -174,9 +190,10 @@ def put(ids, after, size, out, o):
     return o
 
 
-@njit(int64(BYTES, int64, int64, I32, U64, I32, U32, int64), **INNER)
-def merge_long(buf, i, size, byte_ids, pairs, made, out, o):
+@njit(int64(BYTES, int64, int64, VOCABULARY, U32, int64), **INNER)
+def merge_long(buf, i, size, vocabulary, out, o):
     """The same for a piece of any length, in about linear time: places wait in one list per rank, a bitmap knows the lists."""
+    byte_ids, pairs, made = vocabulary.byte_ids, vocabulary.pairs, vocabulary.made
     ids, after, before = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
     heads, words = np.full(len(made), -1, np.int32), (len(made) >> 6) + 1
     bits, summary = np.zeros(words, np.uint64), np.zeros((words >> 6) + 1, np.uint64)
@@ -249,7 +266,7 @@ def keep_long(table, s, buf, i, size, hashed, ids, start, end):
 
 
 @njit(int64(U64, int64, U32, int64), **INNER)
-def told(table, s, out, o):
+def recalled(table, s, out, o):
     """The ids of slot s at out[o:]; the end."""
     count = np.int64(table[s + 1] >> np.uint64(8))
     for k in range(count):
@@ -257,23 +274,23 @@ def told(table, s, out, o):
     return o + count
 
 
-@njit(int64(BYTES, int64, int64, I32, I32, U64, I32, U64, U64, U32, int64, I32), **INNER)
-def merge(buf, i, size, byte_ids, byte_pairs, pairs, made, fixed, known, out, o, room):
-    """One piece -> its ids at out[o:]; the end. `fixed` holds pieces that are not merged; `known` remembers long ones."""
+@njit(int64(BYTES, int64, int64, VOCABULARY, U64, U32, int64, I32), **INNER)
+def merge(buf, i, size, vocabulary, known, out, o, room):
+    """One piece -> its ids at out[o:]; the end. `known` remembers long pieces."""
     if size > SHORT:
-        return merge_long(buf, i, size, byte_ids, pairs, made, out, o)
+        return merge_long(buf, i, size, vocabulary, out, o)
     hashed, s = np.uint64(0), -1
-    if size > 15 or len(fixed):
+    if size > 15 or len(vocabulary.fixed):
         hashed = key(buf, i, size)
-    if len(fixed):
-        s = find_long(fixed, buf, i, size, hashed)
+    if len(vocabulary.fixed):
+        s = find_long(vocabulary.fixed, buf, i, size, hashed)
         if s >= 0:
-            return told(fixed, s, out, o)
+            return recalled(vocabulary.fixed, s, out, o)
     if size > 15:
         s = find_long(known, buf, i, size, hashed)
         if s >= 0:
-            return told(known, s, out, o)
-    end = merge_short(buf, i, size, byte_ids, byte_pairs, pairs, made, out, o, room)
+            return recalled(known, s, out, o)
+    end = merge_short(buf, i, size, vocabulary, out, o, room)
     if size > 15 and end - o <= LONG_INLINE:
         keep_long(known, -1 - s, buf, i, size, hashed, out, o, end)
     return end
