@@ -78,7 +78,7 @@ def _encoded(tokenizer: Tokenizer, documents: list[Document], voice: Voice) -> I
 @contextmanager
 def compiling() -> Iterator[None]:
     """Where this machine has not compiled the tokenizer's code, let a process of its own do so beside what runs within."""
-    process = subprocess.Popen([sys.executable, "-c", "import hornbook.text.fast"])
+    process = subprocess.Popen([sys.executable, "-c", "import hornbook.text.compiled as c; c.warm()"])
     try:
         yield
     finally:

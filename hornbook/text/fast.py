@@ -1,6 +1,6 @@
 """The compiled path from Python: texts in, ids out; documents in, merges out.
 
-Importing this module imports Numba, and the first time on a machine compiles: small inputs never come here, see `tokenizer`.
+Each use compiles what it needs, the first time on a machine: small inputs never come here, see `tokenizer`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hornbook.text.bpe import BYTE_ORDER, Pair, utf8
-from hornbook.text.compiled import count as counting
-from hornbook.text.compiled import cut, encode, learn, merge
+from hornbook.text.compiled import PAD, part
 from hornbook.text.scan import Rules, classes, machine
 
-BATCH = 1 << 22  # bytes of text per call
+BATCH = 1 << 20  # bytes of text per call
 KNOWN, KNOWN_LONG = 1 << 18, 1 << 13  # pieces that an encoder remembers
 Ids = npt.NDArray[np.uint32]
 
@@ -31,6 +30,7 @@ class Encoder:
     """
 
     def __init__(self, pieces: Sequence[bytes], merges: Sequence[Pair], rules: Rules, whole: bool = False):
+        cut, merge, encode = part("cut"), part("merge"), part("encode")
         id_of = {piece: i for i, piece in enumerate(pieces) if piece}
         pairs = np.array(merges, np.int32).reshape(-1, 2)
         made = np.array([id_of[pieces[a] + pieces[b]] for a, b in merges], np.int32)
@@ -53,11 +53,12 @@ class Encoder:
         self.exact = all(len(piece) <= merge.SHORT for piece, _ in exceptions)
         if self.exact and exceptions:
             self._vocabulary = self._vocabulary._replace(fixed=_unmerged(exceptions))
+        self._encode, self._spare, self._long = encode.encode, encode.INLINE, merge.LONG * KNOWN_LONG
         self._rooms = [self._room()]
 
     def _room(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """What one thread remembers: the vocabulary at first, and nothing long."""
-        return self._first.copy(), np.zeros(merge.LONG * KNOWN_LONG, np.uint64)
+        return self._first.copy(), np.zeros(self._long, np.uint64)
 
     def __call__(self, texts: Sequence[str], threads: int = 1) -> tuple[Ids, npt.NDArray[np.int64]]:
         """(ids, offsets): text n is ids[offsets[n]:offsets[n + 1]]."""
@@ -77,25 +78,26 @@ class Encoder:
     def _batch(self, parts: Sequence[bytes]) -> tuple[Ids, npt.NDArray[np.int64]]:
         buf, offsets = _joined(parts)
         ends = offsets[1:].copy()
-        out = np.empty(offsets[-1] + encode.INLINE, np.uint32)
+        out = np.empty(offsets[-1] + self._spare, np.uint32)
         try:
             room = self._rooms.pop()
         except IndexError:
             room = self._room()
-        count = encode.encode(buf, ends, self._reading, self._vocabulary, *room, out)
+        count = self._encode(buf, ends, self._reading, self._vocabulary, *room, out)
         self._rooms.append(room)
         return out[:count].copy(), ends
 
 
-def _reading(rules: Rules, joints: npt.NDArray[np.uint64]) -> cut.Reading:
-    return cut.Reading(classes(), machine(rules), rules.contractions > 1, joints)
+def _reading(rules: Rules, joints: npt.NDArray[np.uint64]) -> Any:
+    return part("cut").Reading(classes(), machine(rules), rules.contractions > 1, joints)
 
 
 def _unmerged(exceptions: Sequence[tuple[bytes, int]]) -> npt.NDArray[np.uint64]:
     """A table of pieces that their merges do not make."""
+    cut, merge = part("cut"), part("merge")
     table = np.zeros(merge.LONG * (1 << (4 * len(exceptions)).bit_length()), np.uint64)
     for piece, i in exceptions:
-        buf, ids = np.frombuffer(piece + bytes(cut.PAD), np.uint8), np.array([i], np.uint32)
+        buf, ids = np.frombuffer(piece + bytes(PAD), np.uint8), np.array([i], np.uint32)
         hashed = cut.key(buf, 0, len(piece))
         slot = -1 - merge.find_long(table, buf, 0, len(piece), hashed)
         merge.keep_long(table, slot, buf, 0, len(piece), hashed, ids, 0, 1)
@@ -117,7 +119,7 @@ class Counted:
 def count(documents: Iterable[str], rules: Rules, threads: int = 1) -> Counted:
     """Count the pieces of documents; memory grows with the distinct pieces, not with the text."""
     batches, lock = _batches(map(utf8, documents)), threading.Lock()
-    reading = _reading(rules, np.zeros(0, np.uint64))  # what is learned from is cut by the pattern alone
+    counting, reading = part("count"), _reading(rules, np.zeros(0, np.uint64))  # what is learned from is cut by the pattern alone
 
     def counter() -> Counted:
         found = counting.Distinct(np.zeros(1 << 16, np.uint64), np.empty(1 << 16, np.uint8), np.zeros(1 << 12, np.int64), 0, 0)
@@ -149,15 +151,11 @@ def train(
     counted: Counted, rows: int, forbidden: Collection[bytes] = (), progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[bytes], list[Pair]]:
     """`bpe.train` in compiled code: the same merges. `progress` is called some times a second."""
-    row, symbols, weights = _row(counted, forbidden)
-    end = len(symbols)
-    at, sizes = np.zeros(rows + len(forbidden), np.int64), np.zeros(rows + len(forbidden), np.int64)
-    at[:256], sizes[:256] = np.arange(end, end + 256), 1
-    sizes[rows:] = [len(piece) for piece in forbidden]
-    at[rows:] = end + 256 + np.cumsum(sizes[rows:]) - sizes[rows:]
+    tail = np.frombuffer(BYTE_ORDER + b"".join(forbidden), np.uint8)
+    tails = np.array([1] * 256 + [len(piece) for piece in forbidden], np.int64)
     state, learned = np.zeros(2, np.int64), np.zeros(3 * 2 * rows, np.int32)  # two merges may make one token
     with ThreadPoolExecutor(1) as pool:
-        task = pool.submit(learn.merges, row, symbols, weights, at, sizes, rows, state, learned)
+        task = pool.submit(part("learn").merges, counted.text, counted.sizes, counted.weights, tail, tails, rows, state, learned)
         try:
             while not task.done():
                 wait([task], timeout=0.1)
@@ -174,27 +172,13 @@ def train(
     return pieces, [(a, b) for a, b, _ in merges]
 
 
-def _row(counted: Counted, forbidden: Collection[bytes]) -> tuple[Any, ...]:
-    """All pieces in one row with a byte between them, then the alphabet and the forbidden tokens; see `learn.merges`."""
-    number = np.repeat(np.arange(len(counted.sizes), dtype=np.int32), counted.sizes)
-    place, end = np.arange(len(counted.text)) + number + 1, len(counted.text) + len(counted.sizes) + 1
-    tail = np.frombuffer(BYTE_ORDER + b"".join(forbidden), np.uint8)
-    row = np.zeros(end + len(tail) + cut.PAD, np.uint8)
-    row[place], row[end : end + len(tail)] = counted.text, tail
-    symbols, weights = np.full(end, learn.EDGE, np.int32), np.zeros(end, np.int64)
-    ids = np.zeros(256, np.int32)
-    ids[np.frombuffer(BYTE_ORDER, np.uint8)] = np.arange(256)
-    symbols[place], weights[place] = ids[counted.text], counted.weights[number]
-    return row, symbols, weights
-
-
-def _batches(parts: Iterable[bytes], most: int = BATCH) -> Iterator[list[bytes]]:
+def _batches(texts: Iterable[bytes], most: int = BATCH) -> Iterator[list[bytes]]:
     """Lists of texts of about so many bytes."""
     batch: list[bytes] = []
     size = 0
-    for part in parts:
-        batch.append(part)
-        size += len(part)
+    for text in texts:
+        batch.append(text)
+        size += len(text)
         if size >= most:
             yield batch
             batch, size = [], 0
@@ -207,4 +191,4 @@ def _joined(parts: Iterable[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[
     parts = list(parts)
     ends = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(part) for part in parts], out=ends[1:])
-    return np.frombuffer(b"".join([*parts, bytes(cut.PAD)]), np.uint8), ends
+    return np.frombuffer(b"".join([*parts, bytes(PAD)]), np.uint8), ends

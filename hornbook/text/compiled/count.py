@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, types
 
+from hornbook.text.compiled.arrays import more
 from hornbook.text.compiled.cut import (
     BLOCKS,
     BYTES,
     COMPILED,
     HIGH,
-    I32,
     I64,
     INNER,
     LENGTH_AT,
@@ -49,15 +49,6 @@ class Distinct(NamedTuple):
 
 
 DISTINCT = types.NamedTuple((U64, U8, I64, int64, int64), Distinct)
-
-
-@njit([U8(U8, int64), I32(I32, int64), I64(I64, int64), U64(U64, int64)], **INNER)
-def more(array, size):
-    """The same numbers with more room."""
-    found = np.zeros(size, array.dtype)
-    for k in range(len(array)):
-        found[k] = array[k]
-    return found
 
 
 @njit(boolean(BYTES, int64, int64, U8, I64, int64), **INNER)

@@ -21,7 +21,6 @@ U8, U16, U32, U64 = types.uint8[::1], types.uint16[::1], types.uint32[::1], type
 I32, I64 = types.int32[::1], types.int64[::1]
 int64, uint64, boolean = types.int64, types.uint64, types.boolean
 
-PAD = 16  # bytes behind the last document, so that eight may be read at once
 BLOCK = 256  # starts of pieces in one go
 LOW = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(16)], np.uint64)
 HIGH = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(16)], np.uint64)

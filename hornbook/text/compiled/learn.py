@@ -12,24 +12,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, types
 
-from hornbook.text.compiled.count import more
-from hornbook.text.compiled.cut import COMPILED, I32, I64, INNER, MIX, U8, U64, boolean, int64, key, uint64
-from hornbook.text.compiled.merge import sort
+from hornbook.text.compiled.arrays import more, sort
+from hornbook.text.compiled.cut import BYTES, COMPILED, I32, I64, INNER, MIX, U8, U16, U64, int64, key, uint64
+from hornbook.text.compiled.heap import joined, rise, sink
 
+HEAVY = (1 << 16) - 1
 EDGE, INSIDE = np.int32(-2), np.int32(-1)  # between pieces; a byte that is neither first nor last of its token
 
 
 class Row(NamedTuple):
     """Pieces in one row of bytes, one byte before, between and after them, then the alphabet and the forbidden tokens.
 
-    symbols    the token of each byte of the pieces, EDGE between them;  weights: how often its piece stands in the text
+    symbols    the token of each byte of the pieces, EDGE between them
+    light      for each byte, how often its piece stands in the text, or HEAVY: see `weight`
+    ends       where each piece of many ends, and `heavy`, how often it stands there
     at, sizes  where each token is spelled in `row`: the 256 bytes, then room for `rows`, then the forbidden ones
     names      the open table of what they spell, ids + 1
     """
 
     row: Any
     symbols: Any
-    weights: Any
+    light: Any
+    ends: Any
+    heavy: Any
     at: Any
     sizes: Any
     names: Any
@@ -37,7 +42,7 @@ class Row(NamedTuple):
 
 class Pairs(NamedTuple):
     """Pairs by number: the pair, left << 32 | right; its count; its places from `first` on, `length` of them; an older entry of the
-    same pair, or -1. `table`: two words each, a pair and its number + 1, the newest."""
+    same pair, or -1. `table`: an open table of numbers + 1, of equal pairs the newest."""
 
     pairs: Any
     counts: Any
@@ -63,53 +68,33 @@ class Neighbours(NamedTuple):
     event_at: Any
 
 
-ROW = types.NamedTuple((U8, I32, I64, I64, I64, I64), Row)
-PAIRS = types.NamedTuple((U64, I64, I64, I64, I64, U64), Pairs)
+ROW = types.NamedTuple((U8, I32, U16, I64, I64, I64, I64, I64), Row)
+PAIRS = types.NamedTuple((U64, I64, I64, I32, I32, I32), Pairs)
 NEIGHBOURS = types.NamedTuple((I64, I32, I64, I32, I32), Neighbours)
 
 
-@njit(int64(U64, uint64), **INNER)
-def found_pair(table, wanted):
-    """Where a pair stands in the open table, or the empty place for it: two words each, the pair, its number + 1."""
-    last = (len(table) >> 1) - 1
-    p = np.int64(wanted * MIX >> np.uint64(24)) & last
-    while table[2 * p + 1] and table[2 * p] != wanted:
-        p = (p + 1) & last
-    return 2 * p
+@njit(int64(ROW, int64), **INNER)
+def weight(text, i):
+    """How often the piece of byte i stands in the text: two bytes say it for nearly all, the few of more are searched."""
+    if text.light[i] != HEAVY:
+        return np.int64(text.light[i])
+    low, high = 0, len(text.ends)
+    while low < high:
+        middle = (low + high) >> 1
+        if text.ends[middle] > i:
+            high = middle
+        else:
+            low = middle + 1
+    return text.heavy[low]
 
 
-@njit(boolean(I64, I64, U64, int64, int64), **INNER)
-def above(heap, promised, pairs, p, q):
-    """Whether the entry at p is merged before that at q: more often promised, or as often and the smaller pair."""
-    if promised[p] != promised[q]:
-        return promised[p] > promised[q]
-    return pairs[heap[p]] < pairs[heap[q]]
-
-
-@njit(types.void(I64, I64, U64, int64), **INNER)
-def sink(heap, promised, pairs, size):
-    """Take the first entry out: the last takes its place and sinks."""
-    heap[0], promised[0], p = heap[size], promised[size], 0
-    while True:
-        child = 2 * p + 1
-        if child >= size:
-            return
-        if child + 1 < size and above(heap, promised, pairs, child + 1, child):
-            child += 1
-        if not above(heap, promised, pairs, child, p):
-            return
-        heap[p], heap[child], promised[p], promised[child] = heap[child], heap[p], promised[child], promised[p]
-        p = child
-
-
-@njit(types.void(I64, I64, U64, int64, int64, int64), **INNER)
-def rise(heap, promised, pairs, p, entry, value):
-    """Put an entry at p, behind the last one, and let it rise."""
-    heap[p], promised[p] = entry, value
-    while p > 0 and above(heap, promised, pairs, p, (p - 1) >> 1):
-        q = (p - 1) >> 1
-        heap[p], heap[q], promised[p], promised[q] = heap[q], heap[p], promised[q], promised[p]
-        p = q
+@njit(int64(I32, U64, uint64), **INNER)
+def found_pair(table, pairs, wanted):
+    """Where the number + 1 of a pair stands in the open table, or the empty place for it."""
+    p = np.int64(wanted * MIX >> np.uint64(24)) & (len(table) - 1)
+    while table[p] and pairs[table[p] - 1] != wanted:
+        p = (p + 1) & (len(table) - 1)
+    return p
 
 
 @njit(int64(types.uint8[::1], I64, I64, I64, int64, int64), **INNER)
@@ -144,13 +129,12 @@ def gathered(places, all_pairs, entry):
     return batch
 
 
-@njit(U64(U64, int64, int64), **INNER)
+@njit(I32(U64, int64, int64), **INNER)
 def indexed(pairs, known, size):
     """The open table of pairs; a later entry of the same pair takes the place of an earlier one."""
-    table = np.zeros(size, np.uint64)
+    table = np.zeros(size, np.int32)
     for k in range(known):
-        p = found_pair(table, pairs[k])
-        table[p], table[p + 1] = pairs[k], np.uint64(k + 1)
+        table[found_pair(table, pairs, pairs[k])] = k + 1
     return table
 
 
@@ -162,42 +146,43 @@ def roomier(all_pairs, known, fresh):
     if room > len(pairs):
         pairs, counts, first = more(pairs, 2 * room), more(counts, 2 * room), more(first, 2 * room)
         length, older = more(length, 2 * room), more(older, 2 * room)
-    if 4 * room > len(table):
-        table = indexed(pairs, known, 4 * len(table))
+    if 2 * room > len(table):
+        table = indexed(pairs, known, 2 * len(table))
     return Pairs(pairs, counts, first, length, older, table)
 
 
-@njit(types.Tuple((PAIRS, I32, int64, int64))(I32, I64), **INNER)
-def first_pairs(symbols, weights):
+@njit(types.Tuple((PAIRS, I32, int64, int64))(ROW), **INNER)
+def first_pairs(text):
     """The pairs of bytes, and the places of all pairs; how many of both."""
+    symbols = text.symbols
     sums, many, number = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
     for i in range(len(symbols) - 1):
         if symbols[i] >= 0 and symbols[i + 1] >= 0:
             pair = np.int64(symbols[i]) << 8 | symbols[i + 1]
-            sums[pair] += weights[i]
+            sums[pair] += weight(text, i)
             many[pair] += 1
     pairs = np.zeros(1 << 17, np.uint64)
-    counts, first, length = np.zeros(1 << 17, np.int64), np.zeros(1 << 17, np.int64), np.zeros(1 << 17, np.int64)
+    counts, first = np.zeros(1 << 17, np.int64), np.zeros(1 << 17, np.int64)
+    length, older = np.zeros(1 << 17, np.int32), np.full(1 << 17, np.int32(-1), np.int32)
     known, used = 0, 0
     for pair in range(1 << 16):
         if many[pair]:
             pairs[known] = np.uint64(pair >> 8) << np.uint64(32) | np.uint64(pair & 255)
             counts[known], first[known], number[pair] = sums[pair], used, known
             used, known = used + many[pair], known + 1
-    places = np.empty(2 * used + 1024, np.int32)
+    places = np.empty(3 * used + 1024, np.int32)  # room that is not written to is no memory
     for i in range(len(symbols) - 1):
         if symbols[i] >= 0 and symbols[i + 1] >= 0:
             entry = number[np.int64(symbols[i]) << 8 | symbols[i + 1]]
             places[first[entry] + length[entry]] = i
             length[entry] += 1
-    older = np.full(len(pairs), -1, np.int64)
-    return Pairs(pairs, counts, first, length, older, indexed(pairs, known, 1 << 19)), places, known, used
+    return Pairs(pairs, counts, first, length, older, indexed(pairs, known, 1 << 18)), places, known, used
 
 
 @njit(int64(ROW, int64, int64, int64, int64, I32, NEIGHBOURS), **INNER)
 def replace(text, rows, tokens, a, b, batch, beside):
     """Join a and b at the places of `batch`: the token made, -1 where no place is left, `rows` or more where it is forbidden."""
-    row, symbols, weights, at, sizes, names = text
+    row, symbols, at, sizes, names = text.row, text.symbols, text.at, text.sizes, text.names
     sums, touched, reach, events, event_at = beside
     new, many = -1, 0
     for i in batch:
@@ -212,6 +197,7 @@ def replace(text, rows, tokens, a, b, batch, beside):
             if new < 0:
                 new = tokens
                 at[new], sizes[new], names[p] = i, after - i, new + 1
+        heavier = weight(text, i)
         for side in range(2):
             x = np.int64(symbols[after if side else i - 1])
             if x >= 0:
@@ -219,7 +205,7 @@ def replace(text, rows, tokens, a, b, batch, beside):
                 if not sums[slot + 1]:
                     touched[side * rows + reach[side]] = x
                     reach[side] += 1
-                sums[slot] += weights[i]
+                sums[slot] += heavier
                 sums[slot + 1] += 1
                 events[many], event_at[many] = slot, i if side else i - sizes[x]
                 many += 1
@@ -242,22 +228,22 @@ def told(a, b, new, rows, beside, all_pairs, known, used):
             x = np.int64(touched[side * rows + k])
             slot = 3 * (side * rows + x)
             pair = np.uint64(new if side else x) << np.uint64(32) | np.uint64(x if side else new)
-            p = found_pair(table, pair)
-            before = np.int64(table[p + 1]) - 1  # where two merges make one token, its pairs may be there: the newer takes over
+            p = found_pair(table, pairs, pair)
+            before = np.int64(table[p]) - 1  # where two merges make one token, its pairs may be there: the newer takes over
             pairs[known], counts[known], older[known] = pair, sums[slot], before
             if before >= 0:
                 counts[known] += counts[before]
                 counts[before] = 0
             first[known], length[known], sums[slot + 2] = used, sums[slot + 1], used
             used += sums[slot + 1]
-            table[p], table[p + 1] = pair, np.uint64(known + 1)
+            table[p] = known + 1
             known += 1
     for side in range(2):
         for k in range(reach[side]):
             x = np.int64(touched[side * rows + k])
             slot = 3 * (side * rows + x)
             pair = np.uint64(b if side else x) << np.uint64(32) | np.uint64(x if side else a)
-            counts[np.int64(table[found_pair(table, pair) + 1]) - 1] -= sums[slot]
+            counts[table[found_pair(table, pairs, pair)] - 1] -= sums[slot]
             sums[slot], sums[slot + 1] = 0, 0
     return known
 
@@ -275,18 +261,6 @@ def known_names(row, at, sizes, rows):
     return names
 
 
-@njit(types.Tuple((I64, I64, int64))(I64, I64, U64, I64, int64, int64, int64, int64), **INNER)
-def joined(heap, promised, pairs, counts, size, begun, known, floor):
-    """Let the pairs from `begun` on that stand at least `floor` times into the heap."""
-    if size + known - begun > len(heap):
-        heap, promised = more(heap, 2 * (size + known - begun)), more(promised, 2 * (size + known - begun))
-    for k in range(begun, known):
-        if counts[k] >= floor:
-            rise(heap, promised, pairs, size, k, counts[k])
-            size += 1
-    return heap, promised, size
-
-
 @njit(types.void(I32, NEIGHBOURS), **INNER)
 def note(places, beside):
     """Write the places of new pairs, each into the room that `told` has set apart for its neighbour."""
@@ -297,18 +271,50 @@ def note(places, beside):
         sums[room] += 1
 
 
-@njit(int64(U8, I32, I64, I64, I64, int64, I64, I32), **COMPILED)
-def merges(row, symbols, weights, at, sizes, rows, progress, learned):
-    """Learn merges until there are `rows` tokens or no pair is left: how many. See `Row` for the first five.
+@njit(ROW(BYTES, I64, I64, BYTES, I64, int64), **INNER)
+def row_of(text, lengths, weights, tail, tails, rows):
+    """Lay out the pieces, the alphabet and the forbidden tokens; see `merges`."""
+    end = len(text) + len(lengths) + 1
+    row, symbols, light = np.zeros(end + len(tail) + PAD, np.uint8), np.full(end, EDGE, np.int32), np.zeros(end, np.uint16)
+    ids = np.zeros(256, np.int64)
+    for k in range(256):
+        ids[tail[k]] = k
+    most = 0
+    for piece in range(len(lengths)):
+        most += weights[piece] >= HEAVY
+    ends, heavy, many, i, k = np.zeros(most, np.int64), np.zeros(most, np.int64), 0, 1, 0
+    for piece in range(len(lengths)):
+        for _ in range(lengths[piece]):
+            row[i], symbols[i], light[i] = text[k], ids[text[k]], min(weights[piece], HEAVY)
+            i, k = i + 1, k + 1
+        if weights[piece] >= HEAVY:
+            ends[many], heavy[many] = i, weights[piece]
+            many += 1
+        i += 1
+    at, sizes = np.zeros(rows + len(tails) - 256, np.int64), np.zeros(rows + len(tails) - 256, np.int64)
+    for n in range(len(tails)):
+        token = n if n < 256 else rows + n - 256
+        at[token], sizes[token] = i, tails[n]
+        for _ in range(tails[n]):
+            row[i] = tail[i - end]
+            i += 1
+    return Row(row, symbols, light, ends, heavy, at, sizes, known_names(row, at, sizes, rows))
 
+
+@njit(int64(BYTES, I64, I64, BYTES, I64, int64, I64, I32), **COMPILED)
+def merges(text, lengths, weights, tail, tails, rows, progress, learned):
+    """Learn merges until there are `rows` tokens or no pair is left: how many.
+
+    text       distinct pieces one behind the other, their lengths and how often each stands in the documents
+    tail       the 256 bytes in their order and the forbidden tokens, one behind the other, and the length of each
     progress   [0] is set to the tokens so far; learning stops when [1] is not zero
     learned    left, right and the id made of each merge, one behind the other
 
     Only pairs with a count of at least `floor` wait in the heap, which stays small; when it is empty, the floor is lowered.
     """
-    text = Row(row, symbols, weights, at, sizes, known_names(row, at, sizes, rows))
-    all_pairs, places, known, used = first_pairs(symbols, weights)
-    heap, promised, size = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), 0
+    text = row_of(text, lengths, weights, tail, tails, rows)
+    all_pairs, places, known, used = first_pairs(text)
+    heap, promised, size = np.zeros(1 << 16, np.int32), np.zeros(1 << 16, np.int64), 0
     sums, touched, reach = np.zeros(6 * rows, np.int64), np.empty(2 * rows, np.int32), np.zeros(3, np.int64)
     beside = Neighbours(sums, touched, reach, np.empty(1 << 12, np.int32), np.empty(1 << 12, np.int32))
     ranks, tokens, begun, floor = 0, 256, 0, all_pairs.counts.max() + 1

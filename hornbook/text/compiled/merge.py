@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from hornbook.text.compiled.arrays import sort
 from hornbook.text.compiled.cut import (
     BIT_AT,
     BYTES,
@@ -134,22 +135,6 @@ def lowest_bit(typing, word):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return uint64(uint64), generate
-
-
-@njit(types.void(I32, int64), **INNER)
-def sort(array, size):
-    """Shell's sort of the first numbers: NumPy's takes ten seconds to compile."""
-    gap = 1
-    while gap < size // 3:
-        gap = 3 * gap + 1
-    while gap:
-        for k in range(gap, size):
-            value, j = array[k], k
-            while j >= gap and array[j - gap] > value:
-                array[j] = array[j - gap]
-                j -= gap
-            array[j] = value
-        gap //= 3
 
 
 @njit(inline="always")  # a call would hand over five arrays
