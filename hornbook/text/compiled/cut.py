@@ -145,7 +145,7 @@ def cut(buf, i, n, state, last, m, reading, starts):
     Piece z is bytes starts[z] to starts[z + 1]. The last two of m starts stay for the next call, for the last may be taken back.
     Where there are joints, texts are cut between characters of scripts without capitals, too, where no token could join them.
     """
-    classes, table, joints = reading.classes, reading.table, reading.joints
+    classes, table, any_case, joints = reading
     if m > 2:
         starts[0], starts[1], m = starts[m - 2], starts[m - 1], 2
     before, one = OTHER, np.uint64(1)
@@ -165,7 +165,7 @@ def cut(buf, i, n, state, last, m, reading, starts):
         said = np.uint64(table[state | np.uint64(kind)])
         state = said & STATE_BITS
         if said & CONTRACTION_BIT:
-            found = contraction(buf, i, n, reading.any_case)
+            found = contraction(buf, i, n, any_case)
             if found:
                 size, state = found, np.uint64(CLOSED)
                 if said & JOINED_BIT:

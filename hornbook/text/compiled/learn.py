@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, types
 
+from hornbook.text.compiled import PAD
 from hornbook.text.compiled.arrays import more, sort
 from hornbook.text.compiled.cut import BYTES, COMPILED, I32, I64, INNER, MIX, U8, U16, U64, int64, key, uint64
 from hornbook.text.compiled.heap import joined, rise, sink
@@ -116,7 +117,7 @@ def spelled(row, at, sizes, table, start, size):
 @njit(I32(I32, PAIRS, int64), **INNER)
 def gathered(places, all_pairs, entry):
     """The places of a pair that was made by several merges, in the order of the row."""
-    first, length, older = all_pairs.first, all_pairs.length, all_pairs.older
+    _, _, first, length, older, _ = all_pairs
     many, k = 0, entry
     while k >= 0:
         many, k = many + length[k], older[k]
@@ -182,7 +183,7 @@ def first_pairs(text):
 @njit(int64(ROW, int64, int64, int64, int64, I32, NEIGHBOURS), **INNER)
 def replace(text, rows, tokens, a, b, batch, beside):
     """Join a and b at the places of `batch`: the token made, -1 where no place is left, `rows` or more where it is forbidden."""
-    row, symbols, at, sizes, names = text.row, text.symbols, text.at, text.sizes, text.names
+    row, symbols, _, _, _, at, sizes, names = text
     sums, touched, reach, events, event_at = beside
     new, many = -1, 0
     for i in batch:
@@ -221,7 +222,7 @@ def replace(text, rows, tokens, a, b, batch, beside):
 @njit(int64(int64, int64, int64, int64, NEIGHBOURS, PAIRS, int64, int64), **INNER)
 def told(a, b, new, rows, beside, all_pairs, known, used):
     """Add the pairs that a merge made and take off those that it broke; returns how many pairs there are."""
-    sums, touched, reach = beside.sums, beside.touched, beside.reach
+    sums, touched, reach, _, _ = beside
     pairs, counts, first, length, older, table = all_pairs
     for side in range(2):
         for k in range(reach[side]):

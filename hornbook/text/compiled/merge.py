@@ -94,7 +94,7 @@ def rank_of(table, left, right):
 @njit(int64(BYTES, int64, int64, VOCABULARY, U32, int64, I32), **INNER)
 def merge_short(buf, i, size, vocabulary, out, o, room):
     """A piece of at most SHORT bytes -> its ids at out[o:]; the end. `room`: ids, LEAST, AFTER, BEFORE_IT, SHORT of each."""
-    byte_ids, byte_pairs, pairs, made = vocabulary.byte_ids, vocabulary.byte_pairs, vocabulary.pairs, vocabulary.made
+    byte_ids, byte_pairs, pairs, made, _ = vocabulary
     for k in range(size):
         room[k], room[AFTER + k], room[BEFORE_IT + k] = byte_ids[buf[i + k]], k + 1, k - 1
         rank = byte_pairs[np.int64(buf[i + k]) << 8 | buf[i + k + 1]] if k + 1 < size else NONE
@@ -178,7 +178,7 @@ def put(ids, after, size, out, o):
 @njit(int64(BYTES, int64, int64, VOCABULARY, U32, int64), **INNER)
 def merge_long(buf, i, size, vocabulary, out, o):
     """The same for a piece of any length, in about linear time: places wait in one list per rank, a bitmap knows the lists."""
-    byte_ids, pairs, made = vocabulary.byte_ids, vocabulary.pairs, vocabulary.made
+    byte_ids, _, pairs, made, _ = vocabulary
     ids, after, before = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
     heads, words = np.full(len(made), -1, np.int32), (len(made) >> 6) + 1
     bits, summary = np.zeros(words, np.uint64), np.zeros((words >> 6) + 1, np.uint64)
