@@ -26,6 +26,17 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 @contextmanager
+def attention_peaks(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yield a dict that the last call of the model leaves filled: each attention layer's largest logit, by its name.
+
+    The logit is q k / sqrt(K) over the keys that a query sees, before any softcap or bias: what grows before attention collapses
+    (Zhai et al. 2023, "Stabilizing Transformer Training by Preventing Attention Entropy Collapse").
+    """
+    with _kept(attention_layers(model).items(), lambda layer, given, found: _peak(layer, *given)) as peaks:
+        yield peaks
+
+
+@contextmanager
 def hidden_states(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Yield a dict that the last call of the model leaves filled: x (B, T, D) after the stem and after each block, by name."""
     blocks = [(name, module) for name, module in model.named_modules() if name.endswith("stem") or isinstance(module, BlockLayer)]
@@ -53,3 +64,15 @@ def _weights(layer: AttentionLayer, x: Tensor, ctx: Context) -> Tensor:
         raise ValueError("attention maps are read without a cache: a second reading would change it")
     q_bthk, k_bsgk, _, how = layer.looks(x, ctx)
     return attention_weights(q_bthk, k_bsgk, how)
+
+
+@torch.no_grad()
+def _peak(layer: AttentionLayer, x: Tensor, ctx: Context) -> Tensor:
+    """The largest logit of a query and a key that it sees, in this call."""
+    if ctx.cache is not None:
+        raise ValueError("attention logits are read without a cache: a second reading would change it")
+    q_bthk, k_bsgk, _, how = layer.looks(x, ctx)
+    scale = q_bthk.shape[-1] ** -0.5 if how.scale is None else how.scale
+    scores_bhts = torch.einsum("bthk,bshk->bhts", q_bthk, k_bsgk.repeat_interleave(q_bthk.shape[2] // k_bsgk.shape[2], 2)) * scale
+    mask = how.seen(q_bthk, k_bsgk)
+    return scores_bhts.max() if mask is None else scores_bhts.masked_fill(~mask, -torch.inf).max()

@@ -38,9 +38,12 @@ class Saved:
 
 
 def save_state(
-    folder: Path, step: int, model: TransformerModel, optimizer: Optimizers, position: dict[str, Any], run: dict[str, Any]
-) -> None:
-    """Write `folder/step-N`, then forget all but the newest few. `run` says what the state belongs to and is given back.
+    folder: Path, step: int, model: TransformerModel, optimizer: Optimizers, position: dict[str, Any], run: dict[str, Any],
+    every: int = 0,
+) -> None:  # fmt: skip
+    """Write `folder/step-N`, then forget all but the newest few, and the newest at a multiple of `every`, if that is not 0.
+
+    `run` says what the state belongs to and is given back.
 
     States of later steps go too, for had they been sound, this run would have continued from them; and what killed writers left.
     """
@@ -52,20 +55,23 @@ def save_state(
             for key, value in values.items():
                 tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value)
         plain.append(whole["param_groups"])
-    tensors["random"] = torch.get_rng_state()
+    tensors |= random_numbers()
     name = f"step-{step:08d}"
     with written_folder(folder / name, {"step": step}) as target:
         save_tensors({name: value.contiguous().cpu() for name, value in tensors.items()}, target / "state.safetensors")
         record = {"step": step, "position": position, "groups": plain, "run": run}
         (target / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     reached = [path for path in sorted(folder.glob("step-*")) if path.name <= name]
-    for path in {*folder.glob("step-*"), *folder.glob(".step-*")} - set(reached[-KEEP:]):
+    milestones = [path for path in reached if every and int(path.name.removeprefix("step-")) % every == 0]
+    for path in {*folder.glob("step-*"), *folder.glob(".step-*")} - {*reached[-KEEP:], *milestones[-1:]}:
         shutil.rmtree(path)
 
 
-def newest_state(folder: Path, say: Callable[[str], None]) -> Saved | None:
-    """The newest state that verifies, or None where there is none. Damage is said, not hidden."""
+def newest_state(folder: Path, say: Callable[[str], None], wanted: Callable[[int], bool] = lambda step: True) -> Saved | None:
+    """The newest state of a step that is wanted and that verifies, or None where there is none. Damage is said, not hidden."""
     for path in sorted(folder.glob("step-*"), reverse=True):
+        if not wanted(int(path.name.removeprefix("step-"))):
+            continue
         try:
             verified(path)
         except DamagedError as error:
@@ -85,7 +91,21 @@ def restore(saved: Saved, model: TransformerModel, optimizer: Optimizers) -> Non
     model.tie()
     for number, part in enumerate(optimizer.parts):
         part.load_state_dict({"state": _moments(tensors, number), "param_groups": saved.groups[number]})
+    set_random_numbers(tensors)
+
+
+def random_numbers() -> dict[str, Tensor]:
+    """Where torch's random numbers stand, on the processor and on each GPU."""
+    devices = enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    return {"random": torch.get_rng_state()} | {f"random/{number}": state for number, state in devices}
+
+
+def set_random_numbers(tensors: dict[str, Tensor]) -> None:
+    """Go on from where `random_numbers` stood; a GPU that is not there any more is left out."""
     torch.set_rng_state(tensors["random"])
+    for number in range(torch.cuda.device_count()):
+        if f"random/{number}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"random/{number}"], number)
 
 
 def _tied(model: TransformerModel) -> set[str]:

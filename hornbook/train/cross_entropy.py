@@ -29,7 +29,12 @@ def cross_entropy(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor) -> Te
         hidden_nd, targets_n = hidden_nd[counted], targets_n[counted]
     if head.spec.scale != 1.0:
         hidden_nd = hidden_nd * head.spec.scale
-    return _Chunked.apply(hidden_nd, head.out.weight, head.out.bias, targets_n)
+    given, kind = [hidden_nd, head.out.weight, head.out.bias], hidden_nd.device.type
+    if torch.is_autocast_enabled(kind):  # the products below name where their results go, which autocast leaves alone
+        given = [each if each is None else each.to(torch.get_autocast_dtype(kind)) for each in given]
+    with torch.autocast(kind, enabled=False):
+        total: Tensor = _Chunked.apply(*given, targets_n)
+    return total
 
 
 class _Chunked(torch.autograd.Function):
@@ -38,7 +43,8 @@ class _Chunked(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.promote_types(x_nd.dtype, torch.float32), device=x_nd.device)
         wanted = ctx.needs_input_grad
         grad_x = torch.empty_like(x_nd) if wanted[0] else None
-        grad_weight = (torch.empty_like if len(x_nd) else torch.zeros_like)(weight_vd) if wanted[1] else None
+        made = torch.empty_like if len(x_nd) and x_nd.dtype == total.dtype else torch.zeros_like
+        grad_weight = made(weight_vd, dtype=total.dtype) if wanted[1] else None
         grad_bias = torch.zeros_like(bias_v) if bias_v is not None and wanted[2] else None
         for start in range(0, len(x_nd), CHUNK):
             x_cd, targets_c1 = x_nd[start : start + CHUNK], targets_n[start : start + CHUNK, None]
@@ -49,10 +55,13 @@ class _Chunked(torch.autograd.Function):
                 if grad_x is not None:
                     torch.mm(grad_cv, weight_vd, out=grad_x[start : start + CHUNK])
                 if grad_weight is not None:
-                    grad_weight.addmm_(grad_cv.mT, x_cd, beta=float(start > 0))
+                    if x_nd.dtype == total.dtype:
+                        grad_weight.addmm_(grad_cv.mT, x_cd, beta=float(start > 0))
+                    else:  # a short format's products, summed in a long one
+                        grad_weight += grad_cv.mT @ x_cd
                 if grad_bias is not None:
                     grad_bias += grad_cv.sum(0)
-        ctx.gradients = grad_x, grad_weight, grad_bias
+        ctx.gradients = grad_x, None if grad_weight is None else grad_weight.to(weight_vd.dtype), grad_bias
         return total
 
     @staticmethod

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hornbook.train.incident import Step
+
 LOG = Callable[[dict[str, Any]], None]
 
 
@@ -16,32 +18,38 @@ class Meter:
     Its `state` is part of a run's, so that a run that stopped between two rows continues with the same rows.
     """
 
-    def __init__(self, state: dict[str, Any] | None = None):
-        state = state or {"tokens": 0, "nats": 0.0, "targets": 0, "bytes": 0, "seconds": 0.0}
-        self.tokens, self._nats, self._targets, self._bytes = (state[name] for name in ("tokens", "nats", "targets", "bytes"))
-        self._since, self._fresh = time.perf_counter(), 0
-        self._start = self._since - state["seconds"]
+    def __init__(self) -> None:
+        self._since = self._start = time.perf_counter()
+        self.tokens, self.targets, self._nats, self._bytes, self._fresh = 0, 0, 0.0, 0, 0
 
     def state(self) -> dict[str, Any]:
         return {
-            "tokens": self.tokens, "nats": self._nats, "targets": self._targets, "bytes": self._bytes,
+            "tokens": self.tokens, "nats": self._nats, "targets": self.targets, "bytes": self._bytes,
             "seconds": time.perf_counter() - self._start,
         }  # fmt: skip
 
-    def add(self, nats: float, targets: int, text_bytes: int, tokens: int) -> None:
-        self._nats += nats
-        self._targets += targets
-        self._bytes += text_bytes
-        self._fresh += tokens
-        self.tokens += tokens
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.tokens, self.targets, self._nats, self._bytes = (state[name] for name in ("tokens", "targets", "nats", "bytes"))
+        self._since, self._fresh = time.perf_counter(), 0
+        self._start = self._since - state["seconds"]
+
+    def add(self, step: Step, learned: bool) -> None:
+        """Count a step; the losses of one that was left out are not part of any row."""
+        for batch in step.batches:
+            self._fresh += batch.tokens_bt.numel()
+            self.tokens += batch.tokens_bt.numel()
+            self._bytes += batch.text_bytes if learned else 0
+        if learned:
+            self._nats += step.total
+            self.targets += step.count
 
     def row(self, stage: str, step: int, learning_rate: float, grad_norm: float) -> dict[str, Any]:
         """The figures since the last row; `tokens_per_second` counts every token that went through the model."""
         now = time.perf_counter()
         row = {
-            "stage": stage, "step": step, "tokens": self.tokens, "loss": self._nats / max(1, self._targets),
+            "stage": stage, "step": step, "tokens": self.tokens, "loss": self._nats / max(1, self.targets),
             "bits_per_byte": self._nats / math.log(2) / max(1, self._bytes), "learning_rate": learning_rate,
             "grad_norm": grad_norm, "tokens_per_second": self._fresh / max(1e-9, now - self._since), "seconds": now - self._start,
         }  # fmt: skip
-        self._since, self._nats, self._targets, self._bytes, self._fresh = now, 0.0, 0, 0, 0
+        self._since, self._nats, self.targets, self._bytes, self._fresh = now, 0.0, 0, 0, 0
         return row

@@ -1,0 +1,102 @@
+"""A step that was not learned from, in a folder of its own: its batches, the weights and random numbers that it met, figures.
+
+The step left the weights as they were, so what is written here is what it met, and `hornbook replay` can take it again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hornbook.adapt.probes import attention_peaks, hidden_states
+from hornbook.batch import Batch
+from hornbook.checkpoint.tensors import save_tensors
+from hornbook.errors import UserError
+from hornbook.files import verified, written_folder
+from hornbook.model import TransformerModel
+
+MOST = 5  # folders of a run: each holds the weights
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's micro-batches, where the data and the random numbers stood before it, and what it gave: sums in nats, the norm."""
+
+    batches: list[Batch]
+    position: dict[str, Any]
+    random_numbers: dict[str, Tensor]
+    total: float
+    count: int
+    norm: float
+    norm_tensor: Tensor
+
+    @property
+    def loss(self) -> float:
+        """The mean in nats."""
+        return self.total / max(1, self.count)
+
+
+def figures(model: TransformerModel, look: Callable[[], Any]) -> dict[str, Any]:
+    """Norms of each parameter and its gradient; of one call `look` of the model, root mean squares and largest attention logits.
+
+    The gradients are those that the model holds now, before they are clipped.
+    """
+    with torch.no_grad(), hidden_states(model) as states, attention_peaks(model) as peaks:
+        look()
+    parameters = {
+        name: {"weight": _plain(p.norm()), "gradient": None if p.grad is None else _plain(p.grad.norm())}
+        for name, p in model.named_parameters()
+    }
+    hidden = {name: _plain(x.float().square().mean().sqrt()) for name, x in states.items()}
+    return {"parameters": parameters, "hidden": hidden, "attention_logits": {name: _plain(peak) for name, peak in peaks.items()}}
+
+
+def write_incident(
+    folder: Path, odd: str, number: int, step: Step, model: TransformerModel, about: dict[str, Any],
+    describe: Callable[[Batch], list[str]] | None, look: Callable[[Batch], Any],
+) -> Path | None:  # fmt: skip
+    """Write `folder/step-N`; its path, or None where there are `MOST` already. `about`: what a replay must know."""
+    place = folder / f"step-{number:08d}"
+    if not place.exists() and len(list(folder.glob("step-*"))) >= MOST:
+        return None
+    tensors = {f"model/{name}": value.detach() for name, value in model.named_parameters()} | step.random_numbers
+    for n, batch in enumerate(step.batches):
+        tensors |= {f"batch/{n}/{name}": value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    record = {
+        "odd": odd, "step": number, "loss": _plain(step.loss), "gradient_norm": _plain(step.norm), "targets": step.count,
+        "position": step.position, **about, "text": [describe(batch) for batch in step.batches] if describe else [],
+        "text_bytes": [batch.text_bytes for batch in step.batches], **figures(model, lambda: look(step.batches[0])),
+    }  # fmt: skip
+    with written_folder(place, {"step": number}) as target:
+        save_tensors({name: value.contiguous().cpu().clone() for name, value in tensors.items()}, target / "incident.safetensors")
+        (target / "incident.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    return place
+
+
+def read_incident(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], list[Batch]]:
+    """The record, the tensors (`model/...` and random numbers) and the batches of an incident."""
+    if not (folder / "incident.json").is_file():
+        raise UserError("no incident", where=str(folder), fix="name a folder under RUN/checkpoints/STAGE/incidents")
+    verified(folder)
+    record = json.loads((folder / "incident.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "incident.safetensors")
+    known = {field.name for field in fields(Batch)}
+    batches = []
+    for n, text_bytes in enumerate(record["text_bytes"]):
+        given = {name.rpartition("/")[2]: value for name, value in tensors.items() if name.startswith(f"batch/{n}/")}
+        batches.append(Batch(**{name: value for name, value in given.items() if name in known}, text_bytes=text_bytes))
+    return record, tensors, batches
+
+
+def _plain(value: Tensor | float) -> float | str:
+    """A number as JSON has it: infinities and what is no number by name."""
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
