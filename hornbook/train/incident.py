@@ -20,7 +20,7 @@ from hornbook.adapt.probes import attention_peaks, hidden_states
 from hornbook.batch import Batch
 from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import UserError
-from hornbook.files import verified, written_folder
+from hornbook.files import verified, write_json, written_folder
 from hornbook.model import TransformerModel
 
 MOST = 5  # folders of a run: each holds the weights
@@ -51,10 +51,10 @@ def figures(model: TransformerModel, look: Callable[[], Any]) -> dict[str, Any]:
     """
     with torch.no_grad(), hidden_states(model) as states, attention_peaks(model) as peaks:
         look()
-    parameters = {
-        name: {"weight": _plain(p.norm()), "gradient": None if p.grad is None else _plain(p.grad.norm())}
-        for name, p in model.named_parameters()
-    }
+        parameters = {
+            name: {"weight": _plain(p.norm()), "gradient": None if p.grad is None else _plain(p.grad.norm())}
+            for name, p in model.named_parameters()
+        }
     hidden = {name: _plain(x.float().square().mean().sqrt()) for name, x in states.items()}
     return {"parameters": parameters, "hidden": hidden, "attention_logits": {name: _plain(peak) for name, peak in peaks.items()}}
 
@@ -77,7 +77,7 @@ def write_incident(
     }  # fmt: skip
     with written_folder(place, {"step": number}) as target:
         save_tensors({name: value.contiguous().cpu().clone() for name, value in tensors.items()}, target / "incident.safetensors")
-        (target / "incident.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(target / "incident.json", record)
     return place
 
 

@@ -123,12 +123,11 @@ def fit(
             state.step += 1
             parts.meter.add(step, learned=not overflowed and odd is None)
             state.tokens, state.skipped, last = parts.meter.tokens, parts.guard.skipped, state.step == run.steps
-            if (state.step % run.log_every == 0 or last or state.step == 1) and parts.meter.targets:
+            if (state.step % run.log_every == 0 or last or state.step == 1) and parts.meter.steps:
                 run.log(parts.meter.row(run.stage, state.step, rate, step.norm))
             if parts.guard.in_a_row == PATIENCE:
-                state.step = _rolled_back(odd or "", model, batches, optimizer, parts, run)
-                continue
-            if hooks and (last or (run.hook_every and state.step % run.hook_every == 0)):
+                state.step, last = _rolled_back(odd or "", model, batches, optimizer, parts, run), False
+            elif hooks and (last or (run.hook_every and state.step % run.hook_every == 0)):
                 _call(hooks, state.step, model, run)
             asked = stop.asked  # once: a signal that comes after this line is seen one step later, with a save
             due = run.save_every and state.step % run.save_every == 0

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from hornbook.batch import Batch, Loss
-from hornbook.errors import UserError
-from hornbook.files import verified
 from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers, build_optimizer
 from hornbook.optim.schedule import warmup_decay
@@ -155,42 +153,6 @@ def test_a_step_without_any_target_moves_nothing() -> None:
     fit(model, Given([random_batch(2, 5, 0, 0.0)]), causal_lm, optimizer, lambda step: 1.0, Run(steps=1, log=rows.append))
     assert furthest(before, weights(model)) == 0
     assert rows[0]["loss"] == 0
-
-
-class Poisoned:
-    """An objective that is sound until its n-th call, and then gives a loss, or only gradients, that are not numbers."""
-
-    def __init__(self, call: int, kind: str):
-        self.call, self.kind, self.calls = call, kind, 0
-
-    def __call__(self, model: TransformerModel, batch: Batch) -> Loss:
-        self.calls += 1
-        loss = causal_lm(model, batch)
-        if self.calls != self.call:
-            return loss
-        if self.kind == "loss":
-            return Loss(loss.total * math.nan, loss.count)
-        root = (0 * model.tower.blocks[0].attn.op.q.weight).abs().sqrt().sum()  # 0, with a slope that is not a number
-        return Loss(loss.total + root, loss.count)
-
-
-@pytest.mark.parametrize("kind", ["loss", "slope"])
-def test_a_gradient_that_is_not_finite_harms_no_saved_state(tmp_path: Path, kind: str) -> None:
-    batches = [random_batch(2, 6, seed) for seed in range(6)]
-
-    def attempt(objective: Any, folder: Path) -> TransformerModel:
-        model = tiny_model()
-        run = Run(steps=6, folder=folder, save_seconds=-1, name="one")
-        fit(model, Given(batches), objective, build_optimizer(model, "adamw", 0.01), lambda step: 1.0, run)
-        return model
-
-    with pytest.raises(UserError, match="not finite") as error:
-        attempt(Poisoned(4, kind), tmp_path / "poisoned")
-    assert error.value.fix
-    states = sorted((tmp_path / "poisoned").glob("step-*"))
-    assert [verified(state)["step"] for state in states] == [2, 3]
-    continued, whole = attempt(causal_lm, tmp_path / "poisoned"), attempt(causal_lm, tmp_path / "whole")
-    assert furthest(weights(continued), weights(whole)) == 0
 
 
 def test_hooks_see_the_model_as_it_answers() -> None:
