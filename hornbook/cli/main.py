@@ -21,6 +21,7 @@ VERBS = {
     "prepare": "read and clean a corpus, learn its vocabulary, write token shards",
     "pretrain": "train a model from nothing, as a recipe says",
     "sft": "teach a pretrained model to answer, as a recipe says",
+    "replay": "take a step again that training left out",
     "eval": "score a model on a task or on held-out text",
     "generate": "continue a text",
     "chat": "talk to a model",

@@ -33,9 +33,11 @@ from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook, Run, fit
 from hornbook.train.objective import causal_lm
+from hornbook.train.precision import choose_precision
 from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
+ROLLBACK_POINTS = 20  # states of a run that training may go back to
 HOOKS, HELD_OUT = 4, 40  # looks at held-out text during a run, and how many documents each look reads
 METRICS = "metrics.jsonl"
 SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte")
@@ -95,7 +97,7 @@ def pretrain(
             fix="give more text, or a smaller context",
         )  # fmt: skip
     hooks = [_held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
-    _train(model, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
+    _train(model, tokenizer, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
     _save(model, tokenizer, folder, inputs)
     return folder
 
@@ -127,7 +129,7 @@ def sft(
     if too_long:
         voice.say(f"{too_long} of {len(conversations)} conversations are longer than {context} tokens and are left out")
     hooks = [_held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations, context))]
-    _train(model, rows, recipe, inputs, "sft", run, device, voice, resume, hooks)
+    _train(model, tokenizer, rows, recipe, inputs, "sft", run, device, voice, resume, hooks)
     _save(model, tokenizer, folder, inputs)
     return folder
 
@@ -167,10 +169,11 @@ def _examples(tokenizer: Tokenizer, conversations: list[Document], replayed: lis
 
 
 def _train(
-    model: TransformerModel, rows: Rows, recipe: Recipe | SftRecipe, inputs: dict[str, Any], stage: str, run: Path,
-    device: torch.device, voice: Voice, resume: str, hooks: list[Hook],
+    model: TransformerModel, tokenizer: Tokenizer, rows: Rows, recipe: Recipe | SftRecipe, inputs: dict[str, Any], stage: str,
+    run: Path, device: torch.device, voice: Voice, resume: str, hooks: list[Hook],
 ) -> None:  # fmt: skip
-    batches = Batches(rows, recipe.rows, recipe.seed, device)
+    batches, precision = Batches(rows, recipe.rows, recipe.seed, device), choose_precision(recipe.precision, device)
+    voice.say(f"precision: {precision}")
     decay = recipe.weight_decay if isinstance(recipe, Recipe) else 0.0
     optimizer = build_optimizer(
         model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=decay
@@ -178,8 +181,10 @@ def _train(
     schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay)
     settings = Run(
         steps=recipe.steps, accumulate=recipe.accumulate if isinstance(recipe, Recipe) else 1, clip=recipe.clip,
-        folder=run / "checkpoints" / stage, save_seconds=recipe.save_seconds, log_every=max(1, recipe.steps // 100),
+        precision=precision, sigmas=recipe.sigmas, folder=run / "checkpoints" / stage, save_seconds=recipe.save_seconds,
+        save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // 100),
         hook_every=max(1, recipe.steps // HOOKS), stage=stage, name=digest(inputs), resume=resume,
+        describe=lambda batch: [tokenizer.decode(row) for row in batch.tokens_bt.tolist()],
         log=_logger(run, stage, recipe.steps, voice), say=voice.say,
     )  # fmt: skip
     fit(model, batches, causal_lm, optimizer, schedule, settings, hooks)

@@ -15,6 +15,7 @@ class Recipe:
 
     data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
     rows: sequences of `context` tokens per micro-batch; accumulate: micro-batches per step.
+    precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
     """
 
@@ -38,6 +39,8 @@ class Recipe:
     warmup: int = 20
     decay: Literal["linear", "cosine", "constant"] = "linear"
     clip: float = 1.0
+    precision: str = "auto"
+    sigmas: float = 6.0
     init_std: float = 0.02
     save_seconds: float = 20.0
     device: str = "auto"
@@ -71,6 +74,8 @@ class SftRecipe:
     decay: Literal["linear", "cosine", "constant"] = "linear"
     clip: float = 1.0
     replay: float = 0.3
+    precision: str = "auto"
+    sigmas: float = 6.0
     save_seconds: float = 20.0
     device: str = "auto"
 

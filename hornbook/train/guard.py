@@ -15,7 +15,7 @@ import numpy as np
 
 WINDOW, LEAST = 128, 20  # steps that are remembered, and before which only the absurd stands out
 ABSURD = 1e8  # no mean loss in nats, no gradient norm is as large
-FLOORS = {"loss": 0.02, "gradient norm": 0.25}  # the least spread: of the loss's median; of the logarithm
+FLOORS = {"loss": 0.05, "gradient norm": 0.25}  # the least spread: nats, where a model knows its batches by heart; a logarithm
 PATIENCE, ROLLBACKS = 3, 2  # steps in a row that are left out before a rollback, and rollbacks in a row before the run ends
 
 
@@ -49,8 +49,7 @@ class Guard:
         if not self.sigmas or len(past) < LEAST:
             return None
         median, high = np.quantile(past, [0.5, 0.95])
-        floor = FLOORS[name] * (abs(median) if name == "loss" else 1.0)
-        spread = max(1.4826 * float(np.median(np.abs(past - median))), (high - median) / 1.645, floor)
+        spread = max(1.4826 * float(np.median(np.abs(past - median))), (high - median) / 1.645, FLOORS[name])
         if value <= median + self.sigmas * spread:
             return None
         usual = median if name == "loss" else math.exp(median)
