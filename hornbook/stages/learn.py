@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hornbook import families
+from hornbook.adapt.recompute import recompute
 from hornbook.checkpoint.pretrained import load_model, write_model
 from hornbook.data.batches import Batches, Rows, StreamRows
 from hornbook.data.documents import Document
@@ -174,6 +175,7 @@ def _train(
 ) -> None:  # fmt: skip
     batches, precision = Batches(rows, recipe.rows, recipe.seed, device), choose_precision(recipe.precision, device)
     voice.say(f"precision: {precision}")
+    recompute(model, recipe.recompute if isinstance(recipe, Recipe) else "none")
     decay = recipe.weight_decay if isinstance(recipe, Recipe) else 0.0
     optimizer = build_optimizer(
         model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=decay

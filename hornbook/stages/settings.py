@@ -15,6 +15,7 @@ class Recipe:
 
     data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
     rows: sequences of `context` tokens per micro-batch; accumulate: micro-batches per step.
+    recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
     """
@@ -40,6 +41,7 @@ class Recipe:
     decay: Literal["linear", "cosine", "constant"] = "linear"
     clip: float = 1.0
     precision: str = "auto"
+    recompute: Literal["none", "blocks", "selective"] = "none"
     sigmas: float = 6.0
     init_std: float = 0.02
     save_seconds: float = 20.0

@@ -88,6 +88,7 @@ CHECKS = (
     Check("cached = full", "token by token against all at once", caching),
     Check("packed = separate", "documents in one row against each alone", packing),
     Check("accumulated = one batch", "ragged micro-batches against one batch", runs.accumulation),
+    Check("guarded = never seen", "steps that are no numbers leave no trace", runs.guarding),
     Check("first loss", "an untrained model against pure chance", runs.first_loss),
     Check("one batch", "learned by heart", runs.overfitting),
     Check("resumed = uninterrupted", "stopped and continued, bit for bit", runs.resuming),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hornbook.batch import Batch
+from hornbook.batch import Batch, Loss
 from hornbook.files import sha256, verified, write_text, written_folder
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
@@ -54,6 +54,26 @@ def accumulation(device: torch.device) -> Finding:
         fit(model, Listed(batches), causal_lm, build_optimizer(model, "adamw", 0.01), lambda step: 1.0, run)
         models.append(model)
     return Finding(_furthest(*models), 1e-12, "weight difference")
+
+
+def guarding(device: torch.device) -> Finding:
+    """Runs whose every third batch gives no number, infinity or a steep slope, and the runs that never had these batches."""
+    batches, different = [random_batch(device, 2, 9, seed) for seed in range(9)], 0.0
+    for poison in (math.nan, math.inf, 1e30):
+
+        def poisoned(model: TransformerModel, batch: Batch, poison: float = poison) -> Loss:
+            loss = causal_lm(model, batch)
+            return Loss(loss.total * poison, loss.count) if any(batch is odd for odd in batches[1::3]) else loss
+
+        sound = [batch for n, batch in enumerate(batches) if n % 3 != 1]
+        models = []
+        for source, objective in ((batches, poisoned), (sound, causal_lm)):
+            model = tiny_model(device)
+            optimizer = build_optimizer(model, "adamw", 0.01)
+            fit(model, Listed(source), objective, optimizer, lambda step: 1.0, Run(steps=len(source)))
+            models.append(model)
+        different = max(different, _furthest(*models))
+    return Finding(different, 0, "weight difference")
 
 
 def overfitting(device: torch.device) -> Finding:

@@ -98,6 +98,7 @@ SABOTAGE: dict[str, tuple[str, Any]] = {
     "cached = full": ("hornbook.generation.cache.DenseCache.update", lambda self, layer, k, v, positions: (k, v, positions)),
     "packed = separate": ("hornbook.train.objective.Context", lambda **given: Context(positions_bt=given["positions_bt"])),
     "accumulated = one batch": ("hornbook.verify.runs.causal_lm", mean_of_means),
+    "guarded = never seen": ("hornbook.train.guard.Guard.judge", lambda self, loss, norm: None),
     "first loss": ("hornbook.verify.tiny.initialize", lambda model, seed: model),
     "one batch": ("hornbook.optim.build.Optimizers.step", lambda self: None),
     "resumed = uninterrupted": ("hornbook.checkpoint.state._moments", lambda tensors, number: {}),
