@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from hornbook.checkpoint.state import newest_state, save_state
+from hornbook.checkpoint.state import Keep, newest_state, snapshot, write_snapshot
 from hornbook.errors import BusyError, DamagedError, UserError
 from hornbook.files import MANIFEST, append_line, digest, held, read_lines, sha256, verified, write_json, write_text, written_folder
 from hornbook.optim.build import build_optimizer
@@ -213,11 +213,11 @@ def test_a_training_state_that_finds_the_disk_full(small_disk: Path) -> None:
     """Tensors are written by a library that has its own kind of error."""
     model = tiny_model(dtype=torch.float32)
     optimizer, run = build_optimizer(model, "adamw", 0.01), {"name": "one"}
-    save_state(small_disk, 1, model, optimizer, {"sample": 0}, run)
+    write_snapshot(small_disk, snapshot(1, model, optimizer, {"sample": 0}, run), Keep())
     before = contents(small_disk)
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
     with pytest.raises(UserError) as error:
-        save_state(small_disk, 2, model, optimizer, {"sample": 1}, run)
+        write_snapshot(small_disk, snapshot(2, model, optimizer, {"sample": 1}, run), Keep())
     assert_says_what_to_do(error.value, small_disk / "step-00000002")
     (small_disk / "filler").unlink()
     assert contents(small_disk) == before

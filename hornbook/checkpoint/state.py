@@ -23,8 +23,6 @@ from hornbook.files import verified, written_folder
 from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers
 
-KEEP = 2  # the newest, and the one before in case the newest is damaged
-
 
 @dataclass(frozen=True)
 class Saved:
@@ -37,16 +35,37 @@ class Saved:
     groups: list[list[dict[str, Any]]]
 
 
-def save_state(
-    folder: Path, step: int, model: TransformerModel, optimizer: Optimizers, position: dict[str, Any], run: dict[str, Any],
-    every: int = 0,
-) -> None:  # fmt: skip
-    """Write `folder/step-N`, then forget all but the newest few, and the newest at a multiple of `every`, if that is not 0.
+@dataclass(frozen=True)
+class Snapshot:
+    """A state in memory, which later steps do not touch."""
 
-    `run` says what the state belongs to and is given back.
+    step: int
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
 
-    States of later steps go too, for had they been sound, this run would have continued from them; and what killed writers left.
-    """
+
+@dataclass(frozen=True)
+class Keep:
+    """Which states stay when a new one is written: the newest `last`, for the newest may be damaged; the newest at a multiple of
+    `back`, for rollbacks; all at multiples of `every`; that of step `best`. 0 and None: none."""
+
+    last: int = 2
+    back: int = 0
+    every: int = 0
+    best: int | None = None
+
+    def of(self, steps: list[int]) -> set[int]:
+        """Those of the ascending `steps` that stay."""
+        back = [step for step in steps if self.back and step % self.back == 0][-1:]
+        return {
+            *steps[-self.last :],
+            *back,
+            *(step for step in steps if step == self.best or (self.every and step % self.every == 0)),
+        }
+
+
+def snapshot(step: int, model: TransformerModel, optimizer: Optimizers, position: dict[str, Any], run: dict[str, Any]) -> Snapshot:
+    """A copy of everything that training goes on from. `run` says what the state belongs to and is given back."""
     tensors = {f"model/{name}": value.detach() for name, value in model.state_dict().items() if name not in _tied(model)}
     plain: list[list[dict[str, Any]]] = []
     for number, part in enumerate(optimizer.parts):
@@ -55,22 +74,40 @@ def save_state(
             for key, value in values.items():
                 tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value)
         plain.append(whole["param_groups"])
-    tensors |= random_numbers()
-    name = f"step-{step:08d}"
-    with written_folder(folder / name, {"step": step}) as target:
-        save_tensors({name: value.contiguous().cpu() for name, value in tensors.items()}, target / "state.safetensors")
-        record = {"step": step, "position": position, "groups": plain, "run": run}
-        (target / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    reached = [path for path in sorted(folder.glob("step-*")) if path.name <= name]
-    milestones = [path for path in reached if every and int(path.name.removeprefix("step-")) % every == 0]
-    for path in {*folder.glob("step-*"), *folder.glob(".step-*")} - {*reached[-KEEP:], *milestones[-1:]}:
+    copies = {name: torch.empty_like(value, device="cpu").copy_(value) for name, value in (tensors | random_numbers()).items()}
+    # Groups, positions and figures are plain values; as JSON they are copied, too.
+    record = json.loads(json.dumps({"step": step, "position": position, "groups": plain, "run": run}))
+    return Snapshot(step, copies, record)
+
+
+def write_snapshot(folder: Path, found: Snapshot, keep: Keep) -> None:
+    """Write `folder/step-N`, then forget the states that do not stay.
+
+    States of later steps go too, for had they been sound, this run would have continued from them; and what killed writers left.
+    """
+    target = folder / f"step-{found.step:08d}"
+    with written_folder(target, {"step": found.step}) as place:
+        save_tensors({name: value.contiguous() for name, value in found.tensors.items()}, place / "state.safetensors")
+        (place / "state.json").write_text(json.dumps(found.record, indent=1), encoding="utf-8")
+    numbers = {path: _step_of(path) for path in folder.glob("step-*")}
+    stay = keep.of(sorted(number for number in numbers.values() if number <= found.step))
+    for path in [path for path, number in numbers.items() if number not in stay] + list(folder.glob(".step-*")):
         shutil.rmtree(path)
+
+
+def state_bytes(model: TransformerModel) -> int:
+    """About what a state of the model takes on disk, with two moments for each weight that learns."""
+    return sum(p.nbytes + (2 * p.numel() * 4 if p.requires_grad else 0) for p in model.parameters())
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def newest_state(folder: Path, say: Callable[[str], None], wanted: Callable[[int], bool] = lambda step: True) -> Saved | None:
     """The newest state of a step that is wanted and that verifies, or None where there is none. Damage is said, not hidden."""
     for path in sorted(folder.glob("step-*"), reverse=True):
-        if not wanted(int(path.name.removeprefix("step-"))):
+        if not wanted(_step_of(path)):
             continue
         try:
             verified(path)

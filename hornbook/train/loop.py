@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 
 from hornbook.batch import Batch, Loss
-from hornbook.checkpoint.state import Saved, newest_state, random_numbers, restore, save_state, set_random_numbers
+from hornbook.checkpoint.saver import Best, Saver, check_room
+from hornbook.checkpoint.state import Keep, Saved, newest_state, random_numbers, restore, set_random_numbers, snapshot
 from hornbook.errors import Interrupted, UserError
 from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers
@@ -56,6 +57,7 @@ class Run:
     folder         where states and incidents are kept; None: nowhere
     save_seconds   at most this much work is lost to a kill
     save_every     steps per state that a rollback may go back to, at the same steps in every run (0: none)
+    keep_every     steps per state that is never deleted (0: none); keep_best: the hooks' figure whose lowest state is kept
     describe       a batch as text, for the record of an incident
     log_every      steps per row; hook_every: steps per call of the hooks (0: only at the end)
     name           what a state must say it belongs to, or it is refused
@@ -70,6 +72,8 @@ class Run:
     folder: Path | None = None
     save_seconds: float = 20.0
     save_every: int = 0
+    keep_every: int = 0
+    keep_best: str = ""
     describe: Callable[[Batch], list[str]] | None = None
     log_every: int = 10
     hook_every: int = 0
@@ -97,6 +101,7 @@ class Parts:
     meter: Meter
     guard: Guard
     precision: Precision
+    best: Best
 
 
 def fit(
@@ -104,37 +109,42 @@ def fit(
     hooks: Sequence[Hook] = (),
 ) -> TrainState:  # fmt: skip
     """Train until `run.steps`. Raises `Interrupted` after saving when a signal asked for it, `UserError` when steps stay odd."""
-    parts = Parts(Meter(), Guard(run.sigmas), Precision(run.precision, next(model.parameters()).device.type))
+    parts = Parts(Meter(), Guard(run.sigmas), Precision(run.precision, next(model.parameters()).device.type), Best())
     state = _restored(model, batches, optimizer, parts, run)
     saved = time.perf_counter()
     model.train()
-    with Stop() as stop:
+    with Stop() as stop, Saver(run.folder) as saver:
         while state.step < run.steps:
             step = gradients(model, batches, objective, parts.precision, run.accumulate)
             rate = optimizer.set_rate(schedule(state.step))
             overflowed = parts.precision.overflowed(math.isfinite(step.norm))
             odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
-            if not overflowed and odd is None:
+            if learned := not overflowed and odd is None:
                 torch.nn.utils.clip_grads_with_norm_(optimizer.parameters(), run.clip, step.norm_tensor)
                 optimizer.step()
             elif odd:
                 _left_out(odd, state.step + 1, step, model, objective, parts.precision, run)
             optimizer.zero_grad()
             state.step += 1
-            parts.meter.add(step, learned=not overflowed and odd is None)
+            parts.meter.add(step, learned)
             state.tokens, state.skipped, last = parts.meter.tokens, parts.guard.skipped, state.step == run.steps
             if (state.step % run.log_every == 0 or last or state.step == 1) and parts.meter.steps:
                 run.log(parts.meter.row(run.stage, state.step, rate, step.norm))
+            due = last or _divides(run.save_every, state.step) or _divides(run.keep_every, state.step)
             if parts.guard.in_a_row == PATIENCE:
-                state.step, last = _rolled_back(odd or "", model, batches, optimizer, parts, run), False
-            elif hooks and (last or (run.hook_every and state.step % run.hook_every == 0)):
-                _call(hooks, state.step, model, run)
+                saver.finish()
+                state.step, last, due = _rolled_back(odd or "", model, optimizer, parts, run), False, True
+            elif hooks and (last or _divides(run.hook_every, state.step)):
+                figures = _call(hooks, state.step, model, run)
+                due = parts.best.beaten_by(state.step, figures.get(run.keep_best)) or due
             asked = stop.asked  # once: a signal that comes after this line is seen one step later, with a save
-            due = run.save_every and state.step % run.save_every == 0
-            if run.folder and (last or asked or due or time.perf_counter() - saved > run.save_seconds):
-                _save(state.step, model, batches, optimizer, parts, run)
+            if run.folder and (due or asked or time.perf_counter() - saved > run.save_seconds):
+                record = {"name": run.name, **{name: part.state() for name, part in vars(parts).items()}}
+                keep = Keep(back=run.save_every, every=run.keep_every, best=parts.best.step)
+                saver.save(snapshot(state.step, model, optimizer, batches.state(), record), keep)
                 saved = time.perf_counter()
             if asked and not last:
+                saver.finish()
                 raise Interrupted(run.resume)
     model.eval()
     return state
@@ -172,13 +182,10 @@ def _left_out(
     run.say(f"step {number} of {run.stage} is left out: {odd}" + (f" ({place})" if place else ""))
 
 
-def _rolled_back(
-    odd: str, model: TransformerModel, batches: BatchSource, optimizer: Optimizers, parts: Parts, run: Run
-) -> int:  # fmt: skip
+def _rolled_back(odd: str, model: TransformerModel, optimizer: Optimizers, parts: Parts, run: Run) -> int:
     """Go back to the weights of the newest state at a multiple of `save_every`, and on with the data that comes next: its step."""
     parts.guard.rollbacks += 1
-    every = run.save_every or math.inf
-    found = newest_state(run.folder, run.say, lambda step: step % every == 0) if run.folder else None
+    found = newest_state(run.folder, run.say, lambda step: _divides(run.save_every, step)) if run.folder else None
     if found is None or parts.guard.rollbacks > ROLLBACKS:
         raise UserError(
             f"{PATIENCE} steps of {run.stage} in a row cannot be learned from", where=str(run.folder or "no folder of states"),
@@ -187,23 +194,21 @@ def _rolled_back(
         )  # fmt: skip
     restore(found, model, optimizer)
     parts.guard.in_a_row = 0
-    _save(found.step, model, batches, optimizer, parts, run)
     run.say(f"{run.stage} goes back to step {found.step}, and on with other data")
     return found.step
 
 
-def _save(
-    step: int, model: TransformerModel, batches: BatchSource, optimizer: Optimizers, parts: Parts, run: Run
-) -> None:  # fmt: skip
-    assert run.folder is not None
-    record = {"name": run.name, **{name: part.state() for name, part in vars(parts).items()}}
-    save_state(run.folder, step, model, optimizer, batches.state(), record, run.save_every)
+def _divides(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _restored(
     model: TransformerModel, batches: BatchSource, optimizer: Optimizers, parts: Parts, run: Run
 ) -> TrainState:  # fmt: skip
-    found: Saved | None = newest_state(run.folder, run.say) if run.folder else None
+    found: Saved | None = None
+    if run.folder:
+        check_room(run.folder, model)
+        found = newest_state(run.folder, run.say)
     if found is None:
         return TrainState()
     if found.run["name"] != run.name:
@@ -219,8 +224,13 @@ def _restored(
     return TrainState(found.step, parts.meter.tokens, parts.guard.skipped, resumed_at=found.step)
 
 
-def _call(hooks: Sequence[Hook], step: int, model: TransformerModel, run: Run) -> None:
+def _call(hooks: Sequence[Hook], step: int, model: TransformerModel, run: Run) -> dict[str, Any]:
+    """Log what each hook finds; all of it."""
     model.eval()
+    figures: dict[str, Any] = {}
     for hook in hooks:
-        run.log({"stage": run.stage, "step": step, **hook(step, model)})
+        found = hook(step, model)
+        run.log({"stage": run.stage, "step": step, **found})
+        figures |= found
     model.train()
+    return figures

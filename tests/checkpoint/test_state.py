@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hornbook.checkpoint.state import newest_state, restore, save_state
+from hornbook.checkpoint.state import Keep, newest_state, restore, snapshot, write_snapshot
 from hornbook.files import verified
 from hornbook.model import TransformerModel
 from hornbook.optim.build import OPTIMIZERS, Optimizers, build_optimizer
@@ -18,6 +18,10 @@ from tests.reference.tiny import FAMILIES, LLAMA, TIED, furthest, random_batch, 
 
 SILENT: list[str] = []
 POSITION, RUN = {"sample": 7, "deep": {"a": [1, 2]}}, {"name": "one", "meter": {"nats": 0.1 + 0.2, "tokens": 5}}
+
+
+def save_state(folder: Path, step: int, *parts: Any) -> None:
+    write_snapshot(folder, snapshot(step, *parts), Keep())
 
 
 def trained(config: dict[str, Any], kind: str, steps: int, seed: int = 0) -> tuple[TransformerModel, Optimizers]:

@@ -1,0 +1,86 @@
+"""States are written while training goes on: copied at once, put on disk by a thread, one after the other."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hornbook.checkpoint.state import Keep, Snapshot, state_bytes, write_snapshot
+from hornbook.errors import UserError
+from hornbook.model import TransformerModel
+
+
+class Saver:
+    """`with Saver(folder) as saver: saver.save(snapshot, keep)`. What a write met is raised by the next call, or at the end.
+
+    An error leaves when the write has ended; a KeyboardInterrupt at once, for a state that is half written is none.
+    """
+
+    def __init__(self, folder: Path | None):
+        self._folder, self._writing = folder, Future[None]()
+        self._writing.set_result(None)
+
+    def save(self, found: Snapshot, keep: Keep) -> None:
+        """Begin to write, when the write before has ended."""
+        self.finish()
+        self._writing = Future()
+        threading.Thread(target=self._write, args=(found, keep, self._writing), daemon=True).start()
+
+    def finish(self) -> None:
+        """Wait for what is being written."""
+        self._writing.result()
+
+    def _write(self, found: Snapshot, keep: Keep, future: Future[None]) -> None:
+        assert self._folder is not None
+        try:
+            write_snapshot(self._folder, found, keep)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that trains
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.finish()
+        elif issubclass(kind, Exception):
+            self._writing.exception()  # the first error is the one to speak of
+
+
+class Best:
+    """The step whose figure was lowest, and whether a new one is lower."""
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+        self._value = math.inf
+
+    def beaten_by(self, step: int, value: float | None) -> bool:
+        if value is None or not value < self._value:
+            return False
+        self.step, self._value = step, value
+        return True
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "value": self._value if self.step is not None else None}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step, self._value = state["step"], math.inf if state["value"] is None else state["value"]
+
+
+def check_room(folder: Path, model: TransformerModel) -> None:
+    """Refuse, before the first step, a disk on which two states do not fit, beside one that is there already."""
+    size, there = state_bytes(model), any(folder.glob("step-*"))
+    needed, place = size if there else 2 * size, next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            "the disk is too full for the states of this run", where=str(folder),
+            why=f"{needed:,} bytes are needed, {free:,} are free", fix="free some space, or choose another --out",
+        )  # fmt: skip
