@@ -1,9 +1,10 @@
-"""Small runs in processes of their own, for tests that kill them: `python -m tests.train.killed_run FOLDER SECONDS`.
+"""Small runs in processes of their own, for tests that kill them: `python -m tests.train.killed_run FOLDER SECONDS [KILLS]`.
 
 FOLDER/whole is left in peace. FOLDER/killed: trainers are forked and killed with signal 9, in turn at some file operation of a save
 and some moment after a save, until one ends by itself or the seconds are over. FOLDER/interrupted: one trainer gets Ctrl-C, the
 next goes on to the end. Prints JSON: how each trainer ended (0, or minus the signal, or 130 for one that saved and left) and the
-newest state that it left.
+newest state that it left. With KILLS, runs are killed until that many kills are counted, each in FOLDER/soak-N, and compared with
+the whole one here: `{"kills": ..., "runs": ..., "different": ...}`.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ def ended(folder: Path, process: int) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), newest(folder)
 
 
-def killed(folder: Path, seconds: float) -> list[tuple[int, str]]:
-    dice, ends, end = random.Random(7), list[tuple[int, str]](), time.perf_counter() + seconds
+def killed(folder: Path, seconds: float, seed: int = 7) -> list[tuple[int, str]]:
+    dice, ends, end = random.Random(seed), list[tuple[int, str]](), time.perf_counter() + seconds
     while not ends or ends[-1][0] != 0:
         late = time.perf_counter() > end  # a slow disk: let it end
         die_at = None if late or len(ends) % 2 else dice.randrange(10, 120)
@@ -97,10 +98,28 @@ def interrupted(folder: Path) -> list[tuple[int, str]]:
     return [ended(folder, process), ended(folder, forked(folder))]
 
 
+def soak(place: Path, kills: int) -> dict[str, int]:
+    last = f"states/step-{STEPS:08d}/state.safetensors"
+    (place / "whole").mkdir()
+    assert ended(place / "whole", forked(place / "whole"))[0] == 0
+    expected, counted, runs, different = (place / "whole" / last).read_bytes(), 0, 0, 0
+    while counted < kills:
+        folder = place / f"soak-{runs}"
+        folder.mkdir()
+        ends = killed(folder, 60.0, seed=runs)
+        assert [code for code, _ in ends] == [-signal.SIGKILL] * (len(ends) - 1) + [0], ends
+        different += (folder / last).read_bytes() != expected
+        counted, runs = counted + len(ends) - 1, runs + 1
+    return {"kills": counted, "runs": runs, "different": different}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(0)
     place = Path(sys.argv[1])
+    if len(sys.argv) > 3:
+        print(json.dumps(soak(place, int(sys.argv[3]))))
+        sys.exit()
     for name in ("whole", "killed", "interrupted"):
         (place / name).mkdir()
     whole = ended(place / "whole", forked(place / "whole"))

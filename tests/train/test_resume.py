@@ -201,6 +201,16 @@ def test_a_run_killed_again_and_again_ends_like_a_whole_one(processes: tuple[Pat
     assert left == [f"step-{killed_run.STEPS - 1:08d}", LAST], "nothing is left of the saves that were cut short"
 
 
+@pytest.mark.soak
+def test_two_hundred_kills_change_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.train.killed_run", str(tmp_path), "0", "200"]
+    ran = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    print(found)
+    assert found["kills"] >= 200 and found["different"] == 0
+
+
 def test_an_interrupted_run_saves_and_is_continued(processes: tuple[Path, dict[str, list[tuple[int, str]]]]) -> None:
     folder, ends = processes
     (code, state), last = ends["interrupted"]
