@@ -28,6 +28,7 @@ VERBS = {
     "plan": "count a model's parameters and bytes before there is one",
     "plot": "draw activations, masks, rope, number formats, or a model's attention",
     "export": "write a model as a folder that transformers opens, or as GGUF",
+    "bench": "measure what this machine can do",
     "verify": "prove the invariants on this machine",
 }
 
