@@ -20,12 +20,9 @@ class BenchDevice:
 
 
 def main(arguments: Sequence[str]) -> None:
-    if not arguments or arguments[0] != "device":
-        if arguments and arguments[0] in ("-h", "--help"):
-            print("usage: hornbook bench device [--device auto|cuda|mps|cpu] [--json]\n\nMeasure what this machine can do.")
-            return
+    if not {"device", "-h", "--help"}.intersection(arguments[:1]):
         raise UserError("bench measures one thing so far", where="bench", fix="hornbook bench device")
-    settings = parse(BenchDevice, "bench device", list(arguments[1:]))
+    settings = parse(BenchDevice, "bench device", [word for word in arguments if word != "device"])
     from hornbook.ranks import choose_device
     from hornbook.stages.bench import device_limits
 
