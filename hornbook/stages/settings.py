@@ -15,6 +15,7 @@ class Recipe:
 
     data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
     rows: sequences of `context` tokens per micro-batch; accumulate: micro-batches per step.
+    packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
     """
 
@@ -28,6 +29,7 @@ class Recipe:
     vocab: int = 1024
     split: str = "cl100k"
     context: int = 256
+    packing: Literal["stream", "best-fit"] = "stream"
     rows: int = 16
     accumulate: int = 1
     steps: int = 500
