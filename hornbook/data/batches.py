@@ -8,7 +8,7 @@ that stops anywhere continues with exactly the samples that it has not seen, on 
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from hornbook.batch import Batch
-from hornbook.data.order import permuted
+from hornbook.data.order import permuted_nearby
 from hornbook.data.prefetch import Ahead
 from hornbook.errors import UserError
 
@@ -92,7 +92,9 @@ def _part(rows: Rows, seed: int, skipped: int, share: int, sample: int) -> Batch
 def samples_at(rows: Rows, seed: int, places: NDArray[np.int64]) -> Batch:
     """The samples at these places of the endless sequence over `rows`: epoch after epoch, each in an order of its own."""
     epochs, inside = np.divmod(places, len(rows))
-    parts = [rows.take(permuted(inside[epochs == epoch], len(rows), seed, int(epoch)), int(epoch)) for epoch in np.unique(epochs)]
+    parts = [
+        rows.take(permuted_nearby(inside[epochs == epoch], len(rows), seed, epoch), epoch) for epoch in np.unique(epochs).tolist()
+    ]
     return joined(parts, np.argsort(epochs, kind="stable"))
 
 
@@ -150,9 +152,13 @@ class StreamRows:
         return self.rows
 
     def take(self, samples: NDArray[np.int64], epoch: int) -> Batch:
-        shift = int(np.random.Generator(np.random.PCG64([self.seed, epoch, 1])).integers(self.context))
-        window = self.windows[shift + samples * self.context].astype(np.int64)
+        window = self.windows[_shift(self.seed, epoch, self.context) + samples * self.context].astype(np.int64)
         ids = torch.from_numpy(window)
         # A look-up of the whole window is faster than one of its part; the first of each row is no target.
         text_bytes = np.take(self.lengths_v, window).sum() - self.lengths_v[window[:, 0]].sum()
         return Batch(ids[:, :-1], ids[:, 1:], text_bytes=int(text_bytes))
+
+
+@lru_cache
+def _shift(seed: int, epoch: int, context: int) -> int:
+    return int(np.random.Generator(np.random.PCG64([seed, epoch, 1])).integers(context))

@@ -8,12 +8,14 @@ back (Black and Rogaway 2002, the generalized Feistel cipher and cycle walking).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 12  # four are enough for large sizes; with eight, permutations of five or six samples are not equally likely yet
+CHUNK = 512  # places that cost about as much together as the few of one batch
 
 
 def permuted(places: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -25,6 +27,21 @@ def permuted(places: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDA
     while len(outside := np.flatnonzero(found >= size)):
         found[outside] = _walked(found[outside], a, b, keys)
     return found.astype(np.int64)
+
+
+def permuted_nearby(places: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """`permuted` for places that mostly follow each other, call after call: whole chunks are computed and kept for a while."""
+    chunks, inside = np.divmod(places, CHUNK)
+    found = np.empty_like(places)
+    for chunk in np.unique(chunks).tolist():
+        here = chunks == chunk
+        found[here] = _chunk(chunk, size, seed, epoch)[inside[here]]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _chunk(number: int, size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return permuted(np.arange(number * CHUNK, min((number + 1) * CHUNK, size)), size, seed, epoch)
 
 
 def _walked(numbers: NDArray[np.uint64], a: int, b: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
