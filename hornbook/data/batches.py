@@ -30,7 +30,7 @@ class Rows(Protocol):
 
 
 class Batches:
-    """An endless iterator of batches over `rows`; a context manager, which matters where there are workers.
+    """An endless iterator of batches over `rows`; a context manager where workers are to end at once.
 
     batch_rows    samples per batch of all ranks together; an epoch's last samples and the next one's first share a batch
     rank, world   this process gets the rank-th of `world` equal, contiguous parts of each batch: the parts in order are the batch
@@ -49,10 +49,10 @@ class Batches:
             raise ValueError(f"rank must be from 0 to world - 1: rank {rank}, world {world}")
         share, rest = divmod(batch_rows, world)
         if rest or not share:
-            lower, upper = share * world, (share + 1) * world
+            possible = " or ".join(str(rows) for rows in (share * world, (share + 1) * world) if rows)
             raise UserError(
                 f"batch_rows must be a multiple of world: {batch_rows} rows, {world} ranks",
-                why="each rank takes the same number of rows of every batch", fix=f"set rows to {lower or upper} or {upper}",
+                why="each rank takes the same number of rows of every batch", fix=f"set it to {possible}",
             )  # fmt: skip
         self.batch_rows, self.device, self.sample = batch_rows, device, 0
         self._make = partial(_part, rows, seed, rank * share, share)
@@ -109,9 +109,9 @@ def joined(parts: list[Batch], places: NDArray[np.int64]) -> Batch:
     order = torch.from_numpy(np.argsort(places))
 
     def join(values: list[Any]) -> Any:
-        if isinstance(values[0], torch.Tensor):
-            return torch.cat(values)[order]
-        return None if values[0] is None else sum(values)
+        if isinstance(values[0], int):
+            return sum(values)
+        return None if all(value is None for value in values) else torch.cat(values)[order]
 
     return Batch(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(Batch)})
 
