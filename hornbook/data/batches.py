@@ -1,23 +1,28 @@
-"""Rows -> batches, in a seeded order that can be taken up at any sample.
+"""Rows -> batches, in one global seeded order that any number of processes and threads can take up at any sample.
 
-The position counts samples that were consumed, never those that were only prepared, so a run that stops anywhere continues with
-exactly the samples that it has not seen.
+The one idea: where a run stands is one number, the samples that were consumed. The order is an endless sequence of samples, epoch
+after epoch, that seed and number of rows decide; a batch is its next piece and a process gets its part of each batch. So a run
+that stops anywhere continues with exactly the samples that it has not seen, on however many processes and threads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import fields, replace
+from functools import lru_cache, partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hornbook.batch import IGNORE, Batch
+from hornbook.batch import Batch
+from hornbook.data.order import permuted_nearby
+from hornbook.data.prefetch import Ahead
+from hornbook.errors import UserError
 
 
 class Rows(Protocol):
-    """Samples by number. `take(order)` gives the batch of those samples; `epoch` may shift how a stream is cut."""
+    """Samples by number. `take(samples)` gives the batch of those samples; `epoch` may shift how a stream is cut."""
 
     def __len__(self) -> int: ...
 
@@ -25,26 +30,41 @@ class Rows(Protocol):
 
 
 class Batches:
-    """An endless iterator of batches over `rows`: each epoch a new permutation, drawn from (seed, epoch) alone."""
+    """An endless iterator of batches over `rows`; a context manager where workers are to end at once.
 
-    def __init__(self, rows: Rows, batch_rows: int, seed: int, device: torch.device | str = "cpu"):
+    batch_rows    samples per batch of all ranks together; an epoch's last samples and the next one's first share a batch
+    rank, world   this process gets the rank-th of `world` equal, contiguous parts of each batch: the parts in order are the batch
+    workers       threads that prepare coming batches; 0: none, a batch is made when it is asked for
+
+    Raises `ValueError` if there are no rows, `UserError` if `world` does not divide `batch_rows`.
+    """
+
+    def __init__(
+        self, rows: Rows, batch_rows: int, seed: int, device: torch.device | str = "cpu", rank: int = 0, world: int = 1,
+        workers: int = 0,
+    ):  # fmt: skip
         if len(rows) < 1:
             raise ValueError("there must be at least one row of data")
-        self.rows, self.batch_rows, self.seed, self.device = rows, batch_rows, seed, device
-        self.sample = 0
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be from 0 to world - 1: rank {rank}, world {world}")
+        share, rest = divmod(batch_rows, world)
+        if rest or not share:
+            possible = " or ".join(str(rows) for rows in (share * world, (share + 1) * world) if rows)
+            raise UserError(
+                f"batch_rows must be a multiple of world: {batch_rows} rows, {world} ranks",
+                why="each rank takes the same number of rows of every batch", fix=f"set it to {possible}",
+            )  # fmt: skip
+        self.batch_rows, self.device, self.sample = batch_rows, device, 0
+        self._make = partial(_part, rows, seed, rank * share, share)
+        self._ahead = Ahead(self._make, batch_rows, workers) if workers else None
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Batch:
-        """The next `batch_rows` samples; an epoch's last batch may be smaller, so that no sample is left out."""
-        epoch, start = divmod(self.sample, len(self.rows))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.rows))
-        samples = self._order[start : start + self.batch_rows]
-        batch = self.rows.take(samples, epoch)
-        self.sample += len(samples)
+        """This rank's part of the next `batch_rows` samples; the position moves here, not when a worker prepares them."""
+        batch = self._ahead.take(self.sample) if self._ahead else self._make(self.sample)
+        self.sample += self.batch_rows
         return batch if str(self.device) == "cpu" else moved(batch, self.device)
 
     def state(self) -> dict[str, int]:
@@ -52,6 +72,54 @@ class Batches:
 
     def load_state(self, state: dict[str, int]) -> None:
         self.sample = state["sample"]
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers' threads. They also end with the object."""
+        if self._ahead:
+            self._ahead.close()
+
+
+def _part(rows: Rows, seed: int, skipped: int, share: int, sample: int) -> Batch:
+    return samples_at(rows, seed, np.arange(sample + skipped, sample + skipped + share))
+
+
+def samples_at(rows: Rows, seed: int, places: NDArray[np.int64]) -> Batch:
+    """The samples at these places of the endless sequence over `rows`: epoch after epoch, each in an order of its own."""
+    epochs, inside = np.divmod(places, len(rows))
+    parts = [
+        rows.take(permuted_nearby(inside[epochs == epoch], len(rows), seed, epoch), epoch) for epoch in np.unique(epochs).tolist()
+    ]
+    return joined(parts, np.argsort(epochs, kind="stable"))
+
+
+def joined(parts: list[Batch], places: NDArray[np.int64]) -> Batch:
+    """One batch from several: row i of the parts, one after the other, becomes row `places[i]`."""
+    if len(parts) == 1:
+        return parts[0]  # whose places are in order
+    if len(widths := {part.tokens_bt.shape[1] for part in parts}) > 1:
+        raise ValueError(f"rows of one batch must be equally long: {sorted(widths)} tokens")
+    if any(part.documents_bt is not None for part in parts):
+        parts = [part if part.documents_bt is not None else _one_document(part) for part in parts]
+    order = torch.from_numpy(np.argsort(places))
+
+    def join(values: list[Any]) -> Any:
+        if isinstance(values[0], int):
+            return sum(values)
+        return None if all(value is None for value in values) else torch.cat(values)[order]
+
+    return Batch(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(Batch)})
+
+
+def _one_document(batch: Batch) -> Batch:
+    """What no numbers mean, in numbers: each row is one document."""
+    positions_bt = torch.arange(batch.tokens_bt.shape[1]).expand_as(batch.tokens_bt)
+    return replace(batch, documents_bt=torch.zeros_like(batch.tokens_bt), positions_bt=positions_bt)
 
 
 def moved(batch: Batch, device: torch.device | str) -> Batch:
@@ -75,35 +143,22 @@ class StreamRows:
     """
 
     def __init__(self, ids: NDArray[np.generic], context: int, lengths_v: NDArray[np.int64], seed: int = 0):
-        self.ids, self.context, self.lengths_v, self.seed = ids, context, lengths_v, seed
+        self.context, self.lengths_v, self.seed = context, lengths_v, seed
+        self.rows = max(0, (len(ids) - 1) // context - 1)
+        # All windows at all offsets, as a view: rows are copied whole, in the shard's two or four bytes per id.
+        self.windows = np.lib.stride_tricks.sliding_window_view(np.asarray(ids), min(context + 1, len(ids)))
 
     def __len__(self) -> int:
-        return max(0, (len(self.ids) - 1) // self.context - 1)
+        return self.rows
 
     def take(self, samples: NDArray[np.int64], epoch: int) -> Batch:
-        shift = int(np.random.Generator(np.random.PCG64([self.seed, epoch, 1])).integers(self.context))
-        starts = shift + samples * self.context
-        window = self.ids[starts[:, None] + np.arange(self.context + 1)].astype(np.int64)
+        window = self.windows[_shift(self.seed, epoch, self.context) + samples * self.context].astype(np.int64)
         ids = torch.from_numpy(window)
-        return Batch(ids[:, :-1], ids[:, 1:], text_bytes=int(self.lengths_v[window[:, 1:]].sum()))
+        # A look-up of the whole window is faster than one of its part; the first of each row is no target.
+        text_bytes = np.take(self.lengths_v, window).sum() - self.lengths_v[window[:, 0]].sum()
+        return Batch(ids[:, :-1], ids[:, 1:], text_bytes=int(text_bytes))
 
 
-@dataclass(frozen=True)
-class PackedRows:
-    """Rows that hold several documents each, with masks between them: arrays (rows, context) as in `Batch`."""
-
-    tokens: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    documents: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    lengths_v: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def take(self, samples: NDArray[np.int64], epoch: int) -> Batch:
-        targets = self.targets[samples]
-        return Batch(
-            torch.from_numpy(self.tokens[samples]), torch.from_numpy(targets), torch.from_numpy(self.documents[samples]),
-            torch.from_numpy(self.positions[samples]), int(self.lengths_v[targets[targets != IGNORE]].sum()),
-        )  # fmt: skip
+@lru_cache
+def _shift(seed: int, epoch: int, context: int) -> int:
+    return int(np.random.Generator(np.random.PCG64([seed, epoch, 1])).integers(context))

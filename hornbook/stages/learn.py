@@ -15,7 +15,7 @@ from hornbook.adapt.recompute import recompute
 from hornbook.checkpoint.pretrained import load_model, write_model
 from hornbook.data.batches import Batches, Rows, StreamRows
 from hornbook.data.documents import Document
-from hornbook.data.packing import pack
+from hornbook.data.packing import pack, pack_stream
 from hornbook.data.shards import read_ids
 from hornbook.errors import UserError
 from hornbook.evals.task import bits_per_byte
@@ -30,6 +30,7 @@ from hornbook.stages.keep import kept, lineage
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
 from hornbook.stages.voice import Voice
+from hornbook.text.chat import BOS
 from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook, Run, fit
@@ -91,7 +92,10 @@ def pretrain(
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(device)
     ids = read_ids(shards / "train.bin", tokenizer.vocab_size)
-    rows = StreamRows(ids, recipe.context, lengths(tokenizer), recipe.seed)
+    rows: Rows = StreamRows(ids, recipe.context, lengths(tokenizer), recipe.seed)
+    if recipe.packing == "best-fit":
+        rows = pack_stream(ids, tokenizer.special(BOS), recipe.context, tokenizer.end_ids[0], lengths(tokenizer))
+        voice.say(f"{len(rows):,} rows, of which {rows.padding:.2%} is padding")
     if not len(rows):
         raise UserError(
             "there is too little text for one row", where=str(shards), why=f"{len(ids)} tokens, rows of {recipe.context}",

@@ -17,6 +17,7 @@ class Recipe:
     rows: sequences of `context` tokens per micro-batch; accumulate: micro-batches per step.
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
+    packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
     """
 
@@ -30,6 +31,7 @@ class Recipe:
     vocab: int = 1024
     split: str = "cl100k"
     context: int = 256
+    packing: Literal["stream", "best-fit"] = "stream"
     rows: int = 16
     accumulate: int = 1
     steps: int = 500

@@ -1,9 +1,13 @@
-"""Batches: every sample once per epoch, in an order that can be taken up anywhere; rows cut from a stream."""
+"""Batches: one order for any number of ranks and workers, which can be taken up anywhere; rows cut from a stream."""
 
 from __future__ import annotations
 
+import random
+import time
 from collections import Counter
-from itertools import islice, pairwise
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import cycle, islice, pairwise, product, repeat
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,9 @@ import pytest
 import torch
 
 from hornbook.batch import Batch
-from hornbook.data.batches import Batches, StreamRows
+from hornbook.data.batches import Batches, Rows, StreamRows
+from hornbook.errors import UserError
+from tests.reference import order as slow
 
 
 class Numbers:
@@ -24,60 +30,124 @@ class Numbers:
         return self.count
 
     def take(self, samples: np.ndarray, epoch: int) -> Batch:
-        return Batch(torch.from_numpy(samples.copy()), torch.tensor(epoch), text_bytes=len(samples))
+        tokens = torch.from_numpy(samples[:, None])
+        return Batch(tokens, torch.full_like(tokens, epoch), text_bytes=len(samples))
 
 
-def taken(batches: Batches, count: int) -> list[tuple[list[int], int]]:
-    return [(batch.tokens_bt.tolist(), int(batch.targets_bt)) for batch in islice(batches, count)]
+def members(batch: Batch) -> list[tuple[int, int]]:
+    """(epoch, sample) of each row."""
+    assert batch.text_bytes == len(batch.tokens_bt)
+    return list(zip(batch.targets_bt[:, 0].tolist(), batch.tokens_bt[:, 0].tolist(), strict=True))
+
+
+def taken(batches: Batches, count: int) -> list[tuple[int, int]]:
+    """The next `count` batches, which are all as large as the first, one after the other."""
+    found = [members(batch) for batch in islice(batches, count)]
+    assert len({len(batch) for batch in found}) <= 1
+    return [member for batch in found for member in batch]
 
 
 SIZES = [(1, 1), (1, 4), (5, 1), (7, 3), (8, 4), (9, 4), (10, 64), (64, 7)]
 
 
 @pytest.mark.parametrize(("count", "rows"), SIZES)
-def test_each_epoch_holds_each_sample_once(count: int, rows: int) -> None:
-    per_epoch = -(-count // rows)
-    found = taken(Batches(Numbers(count), rows, seed=0), 3 * per_epoch)
-    for epoch in range(3):
-        members = found[epoch * per_epoch : (epoch + 1) * per_epoch]
-        assert {number for _, number in members} == {epoch}
-        assert sorted(sample for samples, _ in members for sample in samples) == list(range(count))
-        assert [len(samples) for samples, _ in members[:-1]] == [rows] * (per_epoch - 1)
-        assert len(members[-1][0]) == (count % rows or rows), "the last batch is smaller, and no sample is left out"
+def test_epochs_follow_each_other_within_equally_large_batches(count: int, rows: int) -> None:
+    found = taken(Batches(Numbers(count), rows, seed=0), 3 * count)
+    assert len(found) == 3 * count * rows
+    for epoch, start in enumerate(range(0, len(found), count)):
+        assert sorted(found[start : start + count]) == [(epoch, sample) for sample in range(count)]
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    def order(seed: int, rows: int, epochs: int = 3) -> list[list[int]]:
-        batches = Batches(Numbers(40), rows, seed)
-        flat = [sample for samples, _ in taken(batches, epochs * -(-40 // rows)) for sample in samples]
-        return [flat[epoch * 40 : (epoch + 1) * 40] for epoch in range(epochs)]
+@pytest.mark.parametrize(("count", "rows"), SIZES)
+def test_the_order_is_that_of_the_slow_version(count: int, rows: int) -> None:
+    assert taken(Batches(Numbers(count), rows, seed=9), 5) == slow.sequence(count, 9, 0, 5 * rows)
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    def order(seed: int, rows: int) -> list[tuple[int, int]]:
+        return taken(Batches(Numbers(40), rows, seed), 120 // rows)
 
     np.random.seed(1)
     torch.manual_seed(1)
     first = order(5, 8)
     np.random.rand(100)
     torch.rand(100)
-    assert first == order(5, 8) == order(5, 7), "neither other draws nor the batch size matter"
-    different = [*first, *order(6, 8), *order(0, 8), list(range(40))]
-    assert all(a != b for i, a in enumerate(different) for b in different[:i])
+    assert first == order(5, 8) == order(5, 6), "neither other draws nor the batch size matter"
+    assert first != order(6, 8) != order(0, 8)
 
 
-@pytest.mark.parametrize(("count", "rows"), [(7, 3), (8, 4), (10, 64)])
-def test_a_state_continues_with_the_samples_not_yet_seen(count: int, rows: int) -> None:
-    whole = taken(Batches(Numbers(count), rows, seed=3), 12)
-    for stop in range(12):
-        first = Batches(Numbers(count), rows, seed=3)
-        before, state = taken(first, stop), first.state()
-        next(first)  # what is consumed after the state was taken is not part of it
-        second = Batches(Numbers(count), rows, seed=3)
-        taken(second, 5)
-        second.load_state(state)
-        assert before + taken(second, 12 - stop) == whole
+def test_a_state_continues_with_the_samples_not_yet_seen() -> None:
+    for count, rows in ((7, 3), (8, 4), (10, 64)):
+        whole = taken(Batches(Numbers(count), rows, seed=3), 12)
+        for stop in range(12):
+            first = Batches(Numbers(count), rows, seed=3)
+            before, state = taken(first, stop), first.state()
+            next(first)  # what is consumed after the state was taken is not part of it
+            second = Batches(Numbers(count), rows, seed=3)
+            taken(second, 5)
+            second.load_state(state)
+            assert before + taken(second, 12 - stop) == whole
 
 
-def test_there_must_be_something_to_take() -> None:
+def elastic(rows: Rows, batch_rows: int, count: int, seed: int, plan: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    """`count` global batches by ever other numbers of (ranks, workers), each of which takes up the state of the one before."""
+    found, done, state, draw = list[tuple[int, int]](), 0, {"sample": 0}, random.Random(seed)
+    while done < count:
+        world, workers = next(plan)
+        steps = min(draw.randint(1, max(1, count // 10)), count - done)
+        with ExitStack() as stack:
+            ranks = [stack.enter_context(Batches(rows, batch_rows, 7, "cpu", rank, world, workers)) for rank in range(world)]
+            for rank in ranks:
+                rank.load_state(state)
+            for _ in range(steps):
+                found += [member for rank in ranks for member in members(next(rank))]
+            (state,) = {rank.sample: rank.state() for rank in ranks}.values()
+        done += steps
+    return found
+
+
+WORLDS, WORKERS = (1, 2, 4, 8), (0, 1, 4)
+
+
+def same_for_all(samples: int, batch_rows: int) -> None:
+    """One sequence for every number of ranks and workers, each stopped and taken up at random places, and for all in turn."""
+    rows, count = Numbers(samples * 2 // 7 + 1), samples // batch_rows
+    whole = taken(Batches(rows, batch_rows, seed=7), count)
+    assert len(whole) == samples
+    random_places = random.Random(0).sample(range(samples), 200)
+    assert [slow.sequence(len(rows), 7, place, 1)[0] for place in random_places] == [whole[place] for place in random_places]
+    plans = [repeat(pair) for pair in product(WORLDS, WORKERS)]
+    for number, plan in enumerate([*plans, cycle(product(WORLDS, WORKERS))]):
+        assert sum(a != b for a, b in zip(elastic(rows, batch_rows, count, number, plan), whole, strict=True)) == 0
+
+
+def test_ranks_and_workers_change_nothing() -> None:
+    same_for_all(4_096, 32)
+
+
+@pytest.mark.slow
+def test_ranks_and_workers_change_nothing_in_a_million_samples() -> None:
+    same_for_all(1 << 20, 512)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_taking_up_at_a_late_sample_costs_nothing(workers: int) -> None:
+    start = time.perf_counter()
+    with Batches(Numbers(3 * 10**9), 16, seed=1, workers=workers) as batches:
+        batches.load_state({"sample": 10**9})
+        assert members(next(batches)) == slow.sequence(3 * 10**9, 1, 10**9, 16)
+    assert time.perf_counter() - start < 1.0
+
+
+def test_there_must_be_something_to_take_and_a_part_for_each_rank() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         Batches(Numbers(0), 4, seed=0)
+    with pytest.raises(UserError, match="batch_rows must be a multiple of world: 10 rows, 4 ranks(?s:.*)Fix: .* 8 or 12"):
+        Batches(Numbers(5), 10, seed=0, rank=1, world=4)
+    with pytest.raises(UserError, match="multiple of world: 2 rows, 4 ranks(?s:.*)Fix: .* set it to 4$"):
+        Batches(Numbers(5), 2, seed=0, world=4)
+    with pytest.raises(ValueError, match="rank 4, world 4"):
+        Batches(Numbers(5), 8, seed=0, rank=4, world=4)
 
 
 def stream(size: int, context: int, seed: int = 0) -> StreamRows:
@@ -128,8 +198,8 @@ def test_too_little_text_gives_no_row_and_never_reads_past_the_end(size: int) ->
 
 
 def test_bytes_are_those_of_the_targets() -> None:
-    random = np.random.default_rng(0)
-    ids, lengths = random.integers(0, 50, 300).astype("<u2"), random.integers(0, 9, 50)
+    draw = np.random.default_rng(0)
+    ids, lengths = draw.integers(0, 50, 300).astype("<u2"), draw.integers(0, 9, 50)
     rows = StreamRows(ids, 7, lengths, seed=1)
     for batch in islice(Batches(rows, 4, seed=0), 30):
         assert batch.text_bytes == sum(int(lengths[target]) for target in batch.targets_bt.flatten().tolist())

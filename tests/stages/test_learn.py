@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,12 @@ def test_conversations_that_are_too_long_are_counted_and_said(tmp_path: Path) ->
 def test_only_conversations_that_are_too_long_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no conversation fits"):
         tuned([{"question": one, "answer": "yes"} for one in sentences(60, 200)], tmp_path)
+
+
+def test_pretraining_packs_whole_documents_where_it_is_told_to(tmp_path: Path) -> None:
+    data, heard = tmp_path / "data.jsonl", Heard()
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(200, 12)), encoding="utf-8")
+    packed = replace(recipe(data, tmp_path / "run"), packing="best-fit")
+    pretrain_run(packed, heard, "")
+    assert hornbook.load(tmp_path / "run" / "pretrained")
+    assert any(re.fullmatch(r"[\d,]+ rows, of which [\d.]+% is padding", line) for line in heard.lines), heard.lines
