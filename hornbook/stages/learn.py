@@ -51,6 +51,7 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
         "pad_token_id": tokenizer.end_ids[0],
     }
     config = {"architectures": [architecture], "vocab_size": tokenizer.vocab_size, **recipe.model, **ends}
+    config["vocab_size"] += -config["vocab_size"] % recipe.vocab_multiple
     if config["vocab_size"] < tokenizer.vocab_size:
         raise UserError(
             f"vocab_size must hold the tokenizer: {config['vocab_size']} < {tokenizer.vocab_size}", where="[model]: vocab_size",
@@ -171,11 +172,12 @@ def _train(
     device: torch.device, voice: Voice, resume: str, hooks: list[Hook],
 ) -> None:  # fmt: skip
     batches = Batches(rows, recipe.rows, recipe.seed, device)
-    decay = recipe.weight_decay if isinstance(recipe, Recipe) else 0.0
     optimizer = build_optimizer(
-        model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=decay
+        model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate,
+        weight_decay=recipe.weight_decay if isinstance(recipe, Recipe) else 0.0, betas=(recipe.beta1, recipe.beta2),
+        momentum=recipe.momentum, nesterov=recipe.nesterov,
     )  # fmt: skip
-    schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay)
+    schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
     settings = Run(
         steps=recipe.steps, accumulate=recipe.accumulate if isinstance(recipe, Recipe) else 1, clip=recipe.clip,
         folder=run / "checkpoints" / stage, save_seconds=recipe.save_seconds, log_every=max(1, recipe.steps // 100),
