@@ -88,6 +88,15 @@ def pretrain(
         voice.end("kept from before")
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(device)
+    rows = training_rows(recipe, tokenizer, shards)
+    hooks = [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
+    _train(model, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
+    _save(model, tokenizer, folder, inputs)
+    return folder
+
+
+def training_rows(recipe: Recipe, tokenizer: Tokenizer, shards: Path) -> StreamRows:
+    """The shards' tokens in rows of the recipe's context."""
     ids = read_ids(shards / "train.bin", tokenizer.vocab_size)
     rows = StreamRows(ids, recipe.context, lengths(tokenizer), recipe.seed)
     if not len(rows):
@@ -95,10 +104,7 @@ def pretrain(
             "there is too little text for one row", where=str(shards), why=f"{len(ids)} tokens, rows of {recipe.context}",
             fix="give more text, or a smaller context",
         )  # fmt: skip
-    hooks = [_held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
-    _train(model, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
-    _save(model, tokenizer, folder, inputs)
-    return folder
+    return rows
 
 
 def sft(
@@ -127,7 +133,7 @@ def sft(
         )  # fmt: skip
     if too_long:
         voice.say(f"{too_long} of {len(conversations)} conversations are longer than {context} tokens and are left out")
-    hooks = [_held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations, context))]
+    hooks = [held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations, context))]
     _train(model, rows, recipe, inputs, "sft", run, device, voice, resume, hooks)
     _save(model, tokenizer, folder, inputs)
     return folder
@@ -208,7 +214,8 @@ def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: d
         tokenizer.save(target)
 
 
-def _held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+def held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+    """A hook that scores the first held-out documents."""
     texts = [document.text for document in saved_documents(corpus, "held_out")[:HELD_OUT]]
 
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:
