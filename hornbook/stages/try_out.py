@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from hornbook import families
 from hornbook.batch import Batch
 from hornbook.data.batches import Batches, StreamRows
-from hornbook.errors import UserError
+from hornbook.errors import Interrupted, UserError
 from hornbook.model import TransformerModel, initialize
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
@@ -31,7 +31,7 @@ from hornbook.stages.runs import prepared
 from hornbook.stages.settings import Recipe
 from hornbook.stages.voice import Voice
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.train.loop import Hook, Run, fit
+from hornbook.train.loop import Hook, Run, fit, ignore
 from hornbook.train.objective import causal_lm
 
 HOPELESS = 1.25  # times the first loss: the sweep ends there
@@ -68,26 +68,38 @@ class Trials:
     device: torch.device
 
     def learn(
-        self, settings: dict[str, Any], rates: Iterable[float], one_batch: bool = False, hopeless: float = math.inf
-    ) -> tuple[TransformerModel, list[float]]:
+        self, settings: dict[str, Any], rates: Sequence[float], one_batch: bool = False, hopeless: float = math.inf,
+        tell: Callable[[int], None] = ignore,
+    ) -> tuple[TransformerModel, list[float]]:  # fmt: skip
         """A new model after a step at each of the rates, and each step's loss; it ends where a loss is not finite or hopeless.
 
-        `settings` go to `build_optimizer`, whose rates are multiplied by those given.
+        `settings` go to `build_optimizer`, whose rates are multiplied by those given. `tell` is called with each step's number.
         """
         recipe, losses = self.recipe, list[float]()
         torch.manual_seed(recipe.seed)  # dropout's
         model = initialize(families.build(self.config, "[model]"), recipe.seed, recipe.init_std).to(self.device)
         optimizer = build_optimizer(model, **settings, weight_decay=recipe.weight_decay)
         batches: Any = Batches(self.rows, recipe.rows, recipe.seed, self.device)
-        batches = OneBatch(next(batches)) if one_batch else batches
-        for rate in rates:
-            logged: list[dict[str, Any]] = []
-            run = Run(steps=1, accumulate=1 if one_batch else recipe.accumulate, clip=recipe.clip, sigmas=0, log=logged.append)
-            fit(model, batches, causal_lm, optimizer, lambda step, now=rate: now, run)  # type: ignore[misc]
-            losses.append(logged[-1].get("loss", math.inf))  # a step that is not finite is left out, and logged without a loss
+
+        def log(row: dict[str, Any]) -> None:
+            losses.append(row.get("loss", math.inf))  # a step that is not finite is left out, and logged without a loss
+            tell(len(losses))
             if not losses[-1] < hopeless * losses[0]:
-                break
+                raise _Ended
+
+        accumulate = 1 if one_batch else recipe.accumulate
+        run = Run(steps=len(rates), accumulate=accumulate, clip=recipe.clip, sigmas=0, log=log, log_every=1)
+        try:
+            fit(model, OneBatch(next(batches)) if one_batch else batches, causal_lm, optimizer, rates.__getitem__, run)
+        except _Ended:
+            pass
+        except Interrupted:
+            raise KeyboardInterrupt from None  # there is no state of a trial to save
         return model, losses
+
+
+class _Ended(Exception):
+    """A trial has failed before its last step, which is a finding and no error."""
 
 
 def trials(recipe: Recipe, voice: Voice) -> Trials:
@@ -115,7 +127,7 @@ def try_rates(trials: Trials, steps: int, low: float, high: float, voice: Voice)
         "betas": (recipe.beta1, recipe.beta2), "momentum": recipe.momentum, "nesterov": recipe.nesterov,
     }  # fmt: skip
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
-    _, losses = trials.learn(settings, _counted(rates, steps, voice), hopeless=HOPELESS)
+    _, losses = trials.learn(settings, rates, hopeless=HOPELESS, tell=lambda step: voice.progress(step, steps, {}))
     found = {
         "optimizer": recipe.optimizer, "recipe_rate": recipe.learning_rate,
         "sweep": [{"rate": rate, "loss": loss} for rate, loss in zip(rates, losses, strict=False) if math.isfinite(loss)],
@@ -156,7 +168,7 @@ def try_optimizers(trials: Trials, steps: int, voice: Voice) -> dict[str, Any]:
             for rate in rates:
                 voice.progress(done, total, {})
                 settings = {"kind": kind, "learning_rate": rate}
-                trained[rate] = trials.learn(settings, map(factor, range(steps)), task == "one_batch")
+                trained[rate] = trials.learn(settings, list(map(factor, range(steps))), task == "one_batch")
                 done += 1
             found[task][kind] = _best(trained, steps)
             if task == "short_run":
@@ -175,12 +187,6 @@ def _best(trained: dict[float, tuple[TransformerModel, list[float]]], steps: int
         "rate": best, "loss": ends[best], "at_an_end": best in (min(ends), max(ends)), "losses": trained[best][1],
         "tried": [{"rate": rate, "loss": loss if math.isfinite(loss) else None} for rate, loss in ends.items()],
     }  # fmt: skip
-
-
-def _counted(rates: Sequence[float], steps: int, voice: Voice) -> Iterable[float]:
-    for step, rate in enumerate(rates):
-        voice.progress(step, steps, {})
-        yield rate
 
 
 def _tokens(recipe: Recipe) -> int:
