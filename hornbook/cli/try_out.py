@@ -14,6 +14,7 @@ import tyro
 
 from hornbook.cli.console import parse, voice
 from hornbook.config import from_toml
+from hornbook.errors import UserError
 from hornbook.files import write_text
 from hornbook.stages.settings import Recipe
 
@@ -45,13 +46,16 @@ class TryOut:
 
 def main(arguments: Sequence[str]) -> None:
     settings = parse(TryOut, "try", arguments)
+    for name in ("steps", "rows"):
+        if (value := getattr(settings, name)) is not None and value < 1:
+            raise UserError(f"{name} must be at least 1: {value}", where=f"--{name}", fix="leave it out, or give a larger one")
     recipe = from_toml(Recipe, settings.recipe)
     rows, out = settings.rows or max(1, recipe.rows // 4), str(settings.out or recipe.out)
     recipe = dataclasses.replace(recipe, rows=rows, out=out, device=settings.device)
     html = settings.html or Path(out) / f"try-{settings.what}.html"
     print(f"hornbook try {settings.what}: {recipe.data} -> {html}", file=sys.stderr, flush=True)
     from hornbook.stages import try_out
-    from hornbook.stages.try_out_page import page_of, tables
+    from hornbook.stages.try_out_page import NOTE, page_of, tables
 
     steps, speak = settings.steps or STEPS[settings.what], voice()
     trials = try_out.trials(recipe, speak)
@@ -67,6 +71,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     for title, header, cells in tables(record):
         print_table(title, header, cells)
+    if settings.what == "optimizers":
+        print(NOTE)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

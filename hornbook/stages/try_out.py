@@ -132,6 +132,8 @@ def try_rates(trials: Trials, steps: int, low: float, high: float, voice: Voice)
         "optimizer": recipe.optimizer, "recipe_rate": recipe.learning_rate,
         "sweep": [{"rate": rate, "loss": loss} for rate, loss in zip(rates, losses, strict=False) if math.isfinite(loss)],
     } | suggestion(rates, losses)  # fmt: skip
+    if found["lowest"] == found["smooth"][-1]["rate"]:
+        voice.say("the loss still fell where the sweep ended: a larger --high would show more")
     voice.end(f"suggested rate {found['suggested']:.2g}")
     return found
 
@@ -157,7 +159,8 @@ def try_optimizers(trials: Trials, steps: int, voice: Voice) -> dict[str, Any]:
     recipe, start = trials.recipe, time.perf_counter()
     voice.begin("try optimizers", f"{len(RATES)} optimizers, {steps} steps of {_tokens(recipe)} tokens per trial")
     total, done = 2 * sum(map(len, RATES.values())), 0
-    found: dict[str, Any] = {"steps": steps, "rows": recipe.rows, "context": recipe.context, "one_batch": {}, "short_run": {}}
+    shared = {"rows": recipe.rows, "context": recipe.context, "weight_decay": recipe.weight_decay}
+    found: dict[str, Any] = {"steps": steps, **shared, "one_batch": {}, "short_run": {}}
     factors = {
         "one_batch": warmup_decay(steps, max(1, steps // 10), "constant"),
         "short_run": warmup_decay(steps, max(1, steps // 10), "linear"),
@@ -171,7 +174,7 @@ def try_optimizers(trials: Trials, steps: int, voice: Voice) -> dict[str, Any]:
                 trained[rate] = trials.learn(settings, list(map(factor, range(steps))), task == "one_batch")
                 done += 1
             found[task][kind] = _best(trained, steps)
-            if task == "short_run":
+            if task == "short_run" and found[task][kind]["loss"] is not None:
                 found[task][kind] |= trials.held_out(steps, trained[found[task][kind]["rate"]][0].eval())
     found["seconds"] = time.perf_counter() - start
     voice.end(f"{total} trials")
@@ -179,13 +182,15 @@ def try_optimizers(trials: Trials, steps: int, voice: Voice) -> dict[str, Any]:
 
 
 def _best(trained: dict[float, tuple[TransformerModel, list[float]]], steps: int) -> dict[str, Any]:
-    """The losses at the end by rate, infinite where a trial did not get there, and the best rate with its whole curve."""
+    """The losses at the end by rate, None where a trial did not get there, and the best rate with its whole curve."""
     last = max(1, steps // 10)
     ends = {rate: sum(losses[-last:]) / last if len(losses) == steps else math.inf for rate, (_, losses) in trained.items()}
     best = min(ends, key=lambda rate: ends[rate])
+    tried = {rate: loss if math.isfinite(loss) else None for rate, loss in ends.items()}
     return {
-        "rate": best, "loss": ends[best], "at_an_end": best in (min(ends), max(ends)), "losses": trained[best][1],
-        "tried": [{"rate": rate, "loss": loss if math.isfinite(loss) else None} for rate, loss in ends.items()],
+        "rate": best, "loss": tried[best], "at_an_end": best in (min(ends), max(ends)),
+        "losses": list(filter(math.isfinite, trained[best][1])),
+        "tried": [{"rate": rate, "loss": loss} for rate, loss in tried.items()],
     }  # fmt: skip
 
 

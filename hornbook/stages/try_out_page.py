@@ -12,6 +12,10 @@ from hornbook.page import Html, figure
 Record = Mapping[str, Any]
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 SHOWN = 12  # lines of a sweep's table
+NOTE = (
+    "* The best of the rates that were tried is the first or the last of them: a better one may lie beyond.\n"
+    "Adam and AdamW differ in how they decay, so without decay they are one."
+)
 TASKS = {"one_batch": "One batch, learned by heart", "short_run": "A short run on new text"}
 
 
@@ -32,7 +36,7 @@ def tables(record: Record) -> Iterator[Table]:
         header = ["optimizer", "rates tried: loss", "", "", "best rate", "loss"]
         header += ["held-out bits/byte"] if task == "short_run" else []
         yield (
-            f"{title}: {record['steps']} steps of {record['rows']} x {record['context']} tokens",
+            f"{title}: {record['steps']} steps of {record['rows']} x {record['context']} tokens, decay {record['weight_decay']:g}",
             header,
             [_row(kind, best, task) for kind, best in found.items()],
         )
@@ -41,7 +45,7 @@ def tables(record: Record) -> Iterator[Table]:
 def _row(kind: str, best: Record, task: str) -> list[str]:
     tried = [f"{row['rate']:g}: {'diverged' if row['loss'] is None else format(row['loss'], '.3f')}" for row in best["tried"]]
     row = [kind, *tried, f"{best['rate']:g}{'*' if best['at_an_end'] else ''}", figure(best["loss"])]
-    return [*row, f"{best['held_out_bits_per_byte']:.3f}"] if task == "short_run" else row
+    return [*row, figure(best.get("held_out_bits_per_byte"))] if task == "short_run" else row
 
 
 def page_of(record: Record) -> str:
@@ -52,9 +56,10 @@ def page_of(record: Record) -> str:
     charts = page.section(
         "Loss by step, each at its own best rate", page.row(*(_curves(record[task], TASKS[task]) for task in TASKS))
     )
-    note = "* the best of the rates that were tried lies at an end of them: a better one may lie beyond"
     return page.page(
-        f"Optimizers on {record['recipe']}", [charts, *shown, page.paragraph(note)], f"{record['seconds']:.0f} seconds"
+        f"Optimizers on {record['recipe']}",
+        [charts, *shown, *map(page.paragraph, NOTE.splitlines())],
+        f"{record['seconds']:.0f} seconds",
     )
 
 

@@ -35,4 +35,6 @@ def test_what_cannot_be_tried(here: Path, refused: Refused) -> None:
     assert "hornbook try" in refused("try", "ratez", "gpt2.toml")
     assert "no such recipe" in refused("try", "rates", "gtp2.toml")
     assert "below high" in refused("try", "rates", "gpt2.toml", "--low", 1, "--high", 0.1)
+    assert "steps must be at least 1: 0" in refused("try", "optimizers", "gpt2.toml", "--steps", 0)
+    assert "rows must be at least 1: -1" in refused("try", "rates", "gpt2.toml", "--rows", -1)
     assert "steps at least 5" in refused("try", "rates", "gpt2.toml", "--steps", 3)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from hornbook.data.batches import Batches
+from hornbook.data.batches import Batches, StreamRows
 from hornbook.errors import UserError
 from hornbook.families import build
 from hornbook.model import initialize
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
+from hornbook.stages import try_out
 from hornbook.stages.settings import Recipe
 from hornbook.stages.try_out import RATES, Trials, suggestion, try_optimizers, try_rates
+from hornbook.stages.try_out_page import tables
 from hornbook.stages.voice import Silent
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal_lm
@@ -125,3 +129,28 @@ def test_each_optimizer_has_the_best_of_its_rates() -> None:
                 best["rate"] != RATES[kind][1]
             )
     assert all(best["held_out_bits_per_byte"] > 0 for best in found["short_run"].values())
+
+
+def test_a_kind_whose_every_rate_diverges_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the record is JSON still, which has no word for infinity."""
+    monkeypatch.setattr(try_out, "RATES", {"sgd": (1e30, 1e35), "adamw": (0.01,)})
+    found = try_optimizers(trials(clip=1e9), 6, Silent())
+    assert [row["loss"] for row in found["short_run"]["sgd"]["tried"]] == [None, None]
+    json.dumps(found, allow_nan=False)
+    (_, _, one_batch), (_, _, short_run) = tables({"what": "optimizers", "recipe": "x", **found})
+    assert one_batch[0][1:3] == short_run[0][1:3] == ["1e+30: diverged", "1e+35: diverged"] and short_run[0][-1] == "–"
+    assert "–" not in short_run[1]
+
+
+@pytest.mark.parametrize(("high", "said"), [(1e-2, 1), (10.0, 0)])
+def test_a_sweep_that_ends_too_soon_says_so(high: float, said: int) -> None:
+    """On a text that repeats itself, which every step learns from."""
+
+    class Heard(Silent):
+        def say(self, text: str) -> None:
+            heard.append(text)
+
+    heard: list[str] = []
+    repeated = StreamRows(np.tile(np.arange(5), 80), RECIPE.context, np.ones(61, np.int64))
+    try_rates(replace(trials(clip=100.0), rows=repeated), 30, 1e-3, high, Heard())
+    assert [text for text in heard if "larger --high" in text] == heard and len(heard) == said
