@@ -340,11 +340,12 @@ def _thinned(points: Iterable[Point], across: _Axis) -> list[Point]:
     return kept
 
 
-def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, log_y: bool = False, width: int = 480) -> Html:
+def lines(
+    series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, log_y: bool = False, width: int = 480, log_x: bool = False
+) -> Html:
     """A line chart of named series of (x, y), each in the order of its x and named where its line ends.
 
-    A y that is not finite (or not above zero, on a log axis) is a gap. `width` is the width in pixels at which its letters
-    have the size of the page's small text; the chart itself takes the width of its place.
+    A y that is not finite (or not above zero, on a log axis) is a gap. At `width` pixels its letters have the page's small size.
     """
 
     def drawable(point: Point) -> bool:
@@ -355,7 +356,7 @@ def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, log
     if not everything:
         return element("p", f"{y_label}: there is no finite value to draw.", class_="quiet")
     columns = max(sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in name) for name in series)
-    across = _Axis.over([x for x, _ in everything], 58, width - (14 + 9 * columns if len(series) > 1 else 16), 0)
+    across = _Axis.over([x for x, _ in everything], 58, width - (14 + 9 * columns if len(series) > 1 else 16), 0, log_x)
     down = _Axis.over([y for _, y in everything], 216, 32, 0.04, log_y)
     drawn = [element("text", y_label, x=2, y=15, class_="title"), *_grid(across, down, x_label)]
     for i, points in enumerate(series.values()):

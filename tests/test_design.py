@@ -258,7 +258,7 @@ def test_a_tuning_recipe_trains(path: Path, town: Path) -> None:
 
 
 def test_a_recipe_can_name_every_optimizer_and_schedule() -> None:
-    from hornbook.optim.build import OPTIMIZERS
+    from hornbook.optim.kinds import OPTIMIZERS
     from hornbook.optim.schedule import DECAYS
 
     for kind in (Recipe, SftRecipe):

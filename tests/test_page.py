@@ -243,3 +243,11 @@ def test_page_stands_on_the_standard_library_alone() -> None:
         check=True,
     )
     assert loaded.stdout.strip() == "False"
+
+
+def test_a_log_axis_gives_each_decade_the_same_room() -> None:
+    points = [(10.0**power, float(power)) for power in range(-5, 2)]
+    chart = tree(page.lines({"a": points}, "rate", "loss", log_x=True))
+    places = [float(node.attrib["cx"]) for node in chart.iter("circle")]
+    gaps = [right - left for left, right in zip(places, places[1:], strict=False)]
+    assert len(gaps) == 6 and max(gaps) - min(gaps) <= 0.2 and min(gaps) > 50

@@ -38,8 +38,11 @@ def write_gguf(config: Mapping[str, Any], published: Mapping[str, Tensor], token
         if kind == "llama" and (".q_proj." in name or ".k_proj." in name):
             heads = config["num_attention_heads"]
             rows = paired(rows, heads if ".q_proj." in name else config.get("num_key_value_heads") or heads)
+        place = renamed(theirs, name)
+        if place in ("token_embd.weight", "output.weight"):
+            rows = rows[: tokenizer.vocab_size]  # llama.cpp takes one row per token, and none for no token
         stored = types["F32" if rows.ndim == 1 else "F16" if dtype == "q8_0" and rows.shape[-1] % 32 else dtype.upper()]
-        writer.add_tensor(renamed(theirs, name), quants.quantize(rows.numpy(), stored), raw_dtype=stored)
+        writer.add_tensor(place, quants.quantize(rows.numpy(), stored), raw_dtype=stored)
     _finish(writer)
 
 

@@ -20,6 +20,7 @@ VERBS = {
     "tokenizer": "train a tokenizer, see a text as tokens, compare and examine vocabularies",
     "prepare": "read and clean a corpus, learn its vocabulary, write token shards",
     "pretrain": "train a model from nothing, as a recipe says",
+    "try": "find a learning rate, or compare optimizers, on a recipe's own text",
     "sft": "teach a pretrained model to answer, as a recipe says",
     "replay": "take a step again that training left out",
     "eval": "score a model on a task or on held-out text",
@@ -64,7 +65,8 @@ def run(arguments: list[str]) -> int:
             raise UserError(
                 f"no such verb: {arguments[0]!r}", fix=f"did you mean {found[0]!r}?" if found else "hornbook --help lists the verbs"
             )
-        return int(importlib.import_module(f"hornbook.cli.{arguments[0]}").main(arguments[1:]) or 0)
+        module = "try_out" if arguments[0] == "try" else arguments[0]  # `try` is a word of Python's own
+        return int(importlib.import_module(f"hornbook.cli.{module}").main(arguments[1:]) or 0)
     except UserError as error:
         if verbose:
             traceback.print_exc()

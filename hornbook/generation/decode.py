@@ -38,7 +38,7 @@ def generate(
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         found = {row: Completion("") for row in rows}
-        for step in steps(model, [ids[row] for row in rows], sampling, tokenizer.end_ids, rows):
+        for step in steps(model, [ids[row] for row in rows], sampling, tokenizer.end_ids, rows, tokenizer.vocab_size):
             for row, token, logprob, finish in step:
                 if finish != "stop":
                     found[row].tokens.append(token)
@@ -54,7 +54,7 @@ def generate(
 def stream(model: Model, tokenizer: Tokenizer, prompt: str | Sequence[int], sampling: Sampling = Sampling()) -> Iterator[str]:
     """The completion of one prompt in pieces of whole characters, as they come."""
     pieces = tokenizer.stream()
-    for step in steps(model, [prompt_ids(tokenizer, prompt)], sampling, tokenizer.end_ids, [0]):
+    for step in steps(model, [prompt_ids(tokenizer, prompt)], sampling, tokenizer.end_ids, [0], tokenizer.vocab_size):
         for _, token, _, finish in step:
             if finish != "stop" and (piece := pieces.push(token)):
                 yield piece
@@ -71,11 +71,13 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
 
 @torch.inference_mode()
 def steps(
-    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, end_ids: Sequence[int], names: Sequence[int]
-) -> Iterator[list[tuple[int, int, float, str]]]:
+    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, end_ids: Sequence[int], names: Sequence[int],
+    vocab: int | None = None,
+) -> Iterator[list[tuple[int, int, float, str]]]:  # fmt: skip
     """Each step's (name, token, log probability, finish) for the rows still going; finish is "" while a row goes on.
 
-    `names` number the rows and seed their draws, so a row's text does not depend on which others are beside it.
+    `names` number the rows and seed their draws, so a row's text does not depend on which others are beside it. The model's rows
+    from `vocab` on stand for no token: they have no probability.
     """
     model = decoder(model)
     device = next(model.parameters()).device
@@ -87,7 +89,7 @@ def steps(
     tokens_bt, positions_bt, padding_bs = _left_padded(prompts, longest, device)
     for count in range(1, max(rooms) + 1):
         hidden = model.hidden(tokens_bt, Context(positions_bt=positions_bt, padding_bs=padding_bs, cache=cache))
-        logits_bv = model.head(hidden[:, -1])
+        logits_bv = model.head(hidden[:, -1])[:, :vocab]
         chosen = choose(logits_bv, sampling, generators)
         logprobs = logits_bv.float().log_softmax(-1).gather(-1, chosen[:, None])[:, 0].tolist()
         ids = chosen.tolist()

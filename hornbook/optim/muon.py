@@ -2,6 +2,10 @@
 
 Matrices of one shape are stacked and turned together: a small model has many small matrices, and one large product costs less than
 many small ones. Steps have AdamW's size (Liu et al. 2025, "Muon is scalable", equation 4), so that rates carry over.
+
+What Muon needs: whole matrices. A slice's orthogonal matrix is not a slice of the matrix's, so a gradient that is cut over ranks,
+as tensor parallelism and sharding cut it, must be gathered before the step; so must its summed, not its own rank's, gradient be
+used. Stacks of experts may be cut between experts. Embeddings, heads and vectors are no maps between hidden spaces: not for Muon.
 """
 
 from __future__ import annotations

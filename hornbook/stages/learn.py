@@ -55,6 +55,7 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
         "pad_token_id": tokenizer.end_ids[0],
     }
     config = {"architectures": [architecture], "vocab_size": tokenizer.vocab_size, **recipe.model, **ends}
+    config["vocab_size"] += -config["vocab_size"] % recipe.vocab_multiple
     if config["vocab_size"] < tokenizer.vocab_size:
         raise UserError(
             f"vocab_size must hold the tokenizer: {config['vocab_size']} < {tokenizer.vocab_size}", where="[model]: vocab_size",
@@ -91,6 +92,15 @@ def pretrain(
         voice.end("kept from before")
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(device)
+    rows = training_rows(recipe, tokenizer, shards, voice)
+    hooks = [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
+    _train(model, tokenizer, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
+    _save(model, tokenizer, folder, inputs)
+    return folder
+
+
+def training_rows(recipe: Recipe, tokenizer: Tokenizer, shards: Path, voice: Voice) -> Rows:
+    """The shards' tokens in rows of the recipe's context."""
     ids = read_ids(shards / "train.bin", tokenizer.vocab_size)
     rows: Rows = StreamRows(ids, recipe.context, lengths(tokenizer), recipe.seed)
     if recipe.packing == "best-fit":
@@ -101,10 +111,7 @@ def pretrain(
             "there is too little text for one row", where=str(shards), why=f"{len(ids)} tokens, rows of {recipe.context}",
             fix="give more text, or a smaller context",
         )  # fmt: skip
-    hooks = [_held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
-    _train(model, tokenizer, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
-    _save(model, tokenizer, folder, inputs)
-    return folder
+    return rows
 
 
 def sft(
@@ -133,7 +140,7 @@ def sft(
         )  # fmt: skip
     if too_long:
         voice.say(f"{too_long} of {len(conversations)} conversations are longer than {context} tokens and are left out")
-    hooks = [_held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations, context))]
+    hooks = [held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations, context))]
     _train(model, tokenizer, rows, recipe, inputs, "sft", run, device, voice, resume, hooks)
     _save(model, tokenizer, folder, inputs)
     return folder
@@ -180,11 +187,12 @@ def _train(
     batches, precision = Batches(rows, recipe.rows, recipe.seed, device), choose_precision(recipe.precision, device)
     voice.say(f"precision: {precision}")
     recompute(model, recipe.recompute if isinstance(recipe, Recipe) else "none")
-    decay = recipe.weight_decay if isinstance(recipe, Recipe) else 0.0
     optimizer = build_optimizer(
-        model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=decay
+        model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate,
+        weight_decay=recipe.weight_decay if isinstance(recipe, Recipe) else 0.0, betas=(recipe.beta1, recipe.beta2),
+        momentum=recipe.momentum, nesterov=recipe.nesterov,
     )  # fmt: skip
-    schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay)
+    schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
     settings = Run(
         steps=recipe.steps, accumulate=recipe.accumulate if isinstance(recipe, Recipe) else 1, clip=recipe.clip,
         precision=precision, sigmas=recipe.sigmas, folder=run / "checkpoints" / stage, save_seconds=recipe.save_seconds,
@@ -217,7 +225,8 @@ def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: d
         tokenizer.save(target)
 
 
-def _held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+def held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+    """A hook that scores the first held-out documents."""
     texts = [document.text for document in saved_documents(corpus, "held_out")[:HELD_OUT]]
 
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:

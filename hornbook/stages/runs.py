@@ -24,11 +24,18 @@ def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     voice.say(f"device: {device}")
     check_model(recipe)
     with run_folder(out):
-        make_corpus(recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
-        tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice)
-        make_shards(out / "corpus", tokenizer, out / "shards", voice)
+        tokenizer = prepared(recipe, voice)
         write_text(out / "recipe.toml", to_toml(asdict(recipe)))
         return pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, device, voice, command)
+
+
+def prepared(recipe: Recipe, voice: Voice) -> Tokenizer:
+    """Corpus, tokenizer and shards in `recipe.out`, which the caller holds."""
+    out = Path(recipe.out)
+    make_corpus(recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
+    tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice)
+    make_shards(out / "corpus", tokenizer, out / "shards", voice)
+    return tokenizer
 
 
 def sft_run(recipe: SftRecipe, voice: Voice, command: str) -> Path:

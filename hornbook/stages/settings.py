@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hornbook.config import read_toml
+from hornbook.optim.kinds import check_optimizer
+from hornbook.optim.schedule import warmup_decay
+
+Optimizer = Literal["sgd", "adam", "adamw", "muon"]
+Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,9 @@ class Recipe:
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
+    vocab_multiple: the model gets rows for no token, up to a multiple of so many, where products of such a size are faster.
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
+    momentum, nesterov: of sgd and muon; unset is the usual. decay_steps: the last so many fall; unset is all, for wsd a fifth.
     """
 
     out: str
@@ -29,18 +36,24 @@ class Recipe:
     corpus_bytes: int = 10_000_000
     conversations: int = 2000
     vocab: int = 1024
+    vocab_multiple: int = 1
     split: str = "cl100k"
     context: int = 256
     packing: Literal["stream", "best-fit"] = "stream"
     rows: int = 16
     accumulate: int = 1
     steps: int = 500
-    optimizer: Literal["adamw", "muon"] = "muon"
+    optimizer: Optimizer = "muon"
     learning_rate: float = 0.01
     embedding_rate: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    momentum: float | None = None
+    nesterov: bool = False
     weight_decay: float = 0.0
     warmup: int = 20
-    decay: Literal["linear", "cosine", "constant"] = "linear"
+    decay: Decay = "linear"
+    decay_steps: int | None = None
     clip: float = 1.0
     precision: str = "auto"
     recompute: Literal["none", "blocks", "selective"] = "none"
@@ -50,14 +63,13 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("corpus_bytes", "vocab", "context", "rows", "accumulate", "steps"):
+        for name in ("corpus_bytes", "vocab", "vocab_multiple", "context", "rows", "accumulate", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         for name in ("learning_rate", "embedding_rate", "clip", "init_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
-        if not 0 <= self.warmup:
-            raise ValueError(f"warmup must be at least 0: {self.warmup}")
+        _check_learning(self)
 
 
 @dataclass(frozen=True)
@@ -71,11 +83,16 @@ class SftRecipe:
     steps: int = 200
     rows: int = 16
     seed: int = 0
-    optimizer: Literal["adamw", "muon"] = "muon"
+    optimizer: Optimizer = "muon"
     learning_rate: float = 0.005
     embedding_rate: float = 0.005
+    beta1: float = 0.9
+    beta2: float = 0.95
+    momentum: float | None = None
+    nesterov: bool = False
     warmup: int = 10
-    decay: Literal["linear", "cosine", "constant"] = "linear"
+    decay: Decay = "linear"
+    decay_steps: int | None = None
     clip: float = 1.0
     replay: float = 0.3
     precision: str = "auto"
@@ -87,6 +104,14 @@ class SftRecipe:
         for name in ("steps", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        _check_learning(self)
+
+
+def _check_learning(recipe: Recipe | SftRecipe) -> None:
+    if not 0 <= recipe.warmup:
+        raise ValueError(f"warmup must be at least 0: {recipe.warmup}")
+    check_optimizer(recipe.optimizer, (recipe.beta1, recipe.beta2), recipe.momentum, recipe.nesterov)
+    warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
 
 
 @dataclass(frozen=True)

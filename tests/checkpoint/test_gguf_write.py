@@ -42,6 +42,19 @@ def test_float32_comes_back_as_it_was(family: str, tied: bool, tmp_path: Path) -
 
 
 @every
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_without_a_token_are_left_out(family: str, tied: bool, tmp_path: Path) -> None:
+    """llama.cpp refuses a table that has not one row per token."""
+    tokenizer = tokenized_model(family)[1]
+    model, _ = tokenized_model(family, tie_word_embeddings=tied, vocab_size=tokenizer.vocab_size + 20)
+    save_gguf(model, tokenizer, tmp_path / "out")
+    back, _ = hornbook.load(tmp_path / "out")
+    assert back.config["vocab_size"] == len(back.stem.tokens.weight) == tokenizer.vocab_size
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(back(ids), model(ids)[..., : tokenizer.vocab_size], rtol=0, atol=1e-6)
+
+
+@every
 def test_ggml_writes_the_same_tensors_and_metadata(family: str, tmp_path: Path) -> None:
     model, tokenizer = tokenized_model(family)
     save_gguf(model, tokenizer, tmp_path / "out", "f16")

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from hornbook.checkpoint.state import Keep, newest_state, restore, snapshot, write_snapshot
 from hornbook.files import verified
 from hornbook.model import TransformerModel
-from hornbook.optim.build import OPTIMIZERS, Optimizers, build_optimizer
+from hornbook.optim.build import Optimizers, build_optimizer
+from hornbook.optim.kinds import OPTIMIZERS
 from tests.reference.tiny import FAMILIES, LLAMA, TIED, furthest, random_batch, tiny_model, weights
 
 SILENT: list[str] = []

@@ -224,3 +224,22 @@ def test_a_token_outside_the_vocabulary_is_named(token: int) -> None:
     model, tokenizer = tokenized_model("llama")
     with pytest.raises(UserError, match=f"token {token} is outside(.|\n)*rows 0 to 299(.|\n)*Fix:"):
         generate(model, tokenizer, [[1, token, 2]])
+
+
+@families
+@pytest.mark.parametrize("sampling", [Sampling(max_tokens=12), Sampling(max_tokens=12, temperature=5.0, top_k=40), WARM])
+def test_rows_without_a_token_are_never_sampled(family: str, sampling: Sampling) -> None:
+    """Rows past the tokenizer's, made by far the likeliest: the same ids and probabilities as of a model without these rows."""
+    (model, tokenizer), rows = tokenized_model(family, tie_word_embeddings=False), small_tokenizer().vocab_size
+    padded, _ = tokenized_model(family, tie_word_embeddings=False, vocab_size=rows + 20)
+    state = dict(model.state_dict())
+    for name in ("stem.tokens.weight", "head.out.weight"):
+        state[name] = torch.cat((state[name], state[name][:20] * 50))
+    padded.load_state_dict(state)
+    ids = prompt_ids(tokenizer, PROMPTS[0])
+    assert int(padded(torch.tensor([ids]))[0, -1].argmax()) >= rows
+    expected, found = (generate(each, tokenizer, PROMPTS, sampling) for each in (model, padded))
+    assert [(row.tokens, row.text, row.finish) for row in found] == [(row.tokens, row.text, row.finish) for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+    assert "".join(stream(padded, tokenizer, PROMPTS[0], sampling)) == expected[0].text

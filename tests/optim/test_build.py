@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch.optim import AdamW
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from hornbook.families import build_any
 from hornbook.model import TransformerModel
-from hornbook.optim.build import OPTIMIZERS, build_optimizer
+from hornbook.model.block import TowerLayer
+from hornbook.model.moe import MoELayer
+from hornbook.optim.build import build_optimizer
+from hornbook.optim.kinds import OPTIMIZERS
 from hornbook.optim.muon import Muon
+from tests.reference.published import CASES, Case, oracle, published
 from tests.reference.tiny import FAMILIES, LLAMA, TIED, furthest, tiny_model, weights
 
+every_family = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 FACTORS = (0.25, 0.5, 1.0, 0.75, 0.1)
 
 
@@ -44,7 +52,38 @@ def test_muon_has_torchs_adamw_beside_it() -> None:
     assert furthest(weights(ours), weights(theirs)) < 1e-14
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("kind", "settings", "theirs"),
+    [
+        ("sgd", {"momentum": 0.0}, lambda groups: SGD(groups, foreach=False)),
+        ("sgd", {}, lambda groups: SGD(groups, momentum=0.9, foreach=False)),
+        ("sgd", {"momentum": 0.7, "nesterov": True}, lambda groups: SGD(groups, momentum=0.7, nesterov=True, foreach=False)),
+        ("adam", {"betas": (0.8, 0.9)}, lambda groups: Adam(groups, betas=(0.8, 0.9), foreach=False)),
+        ("adamw", {}, lambda groups: AdamW(groups, betas=(0.9, 0.95), foreach=False)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_equal_to_torchs(config: dict[str, Any], kind: str, settings: dict[str, Any], theirs: Callable[[Any], Optimizer]) -> None:
+    """One parameter after the other, by name and shape, in torch's own loops: rates, decay and gradients of many sizes."""
+    ours, other = tiny_model(config), tiny_model(config)
+    optimizer = build_optimizer(ours, kind, 0.02, embedding_rate=0.005, weight_decay=0.1, **settings)
+    groups = [
+        {"params": [parameter], "peak": 0.02 if is_matrix(name, parameter) else 0.005, "weight_decay": 0.1 * (parameter.ndim > 1)}
+        for name, parameter in other.named_parameters()
+    ]
+    reference = theirs(groups)
+    for step, factor in enumerate(FACTORS):
+        for model in (ours, other):
+            set_gradients(model, step)
+        optimizer.set_rate(factor)
+        optimizer.step()
+        for group in reference.param_groups:
+            group["lr"] = factor * group["peak"]
+        reference.step()
+    assert furthest(weights(ours), weights(other)) < 1e-14
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
 def test_vectors_never_decay(config: dict[str, Any], kind: str) -> None:
     """Without any gradient, what is left of a step is the decay: w * (1 - rate * decay)."""
@@ -86,6 +125,34 @@ def test_every_parameter_is_stepped_and_cleared(config: dict[str, Any], kind: st
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_an_unknown_optimizer_offers_the_near_one() -> None:
-    with pytest.raises(ValueError, match="did you mean 'adamw'"):
-        build_optimizer(tiny_model(), "adam", 0.1)
+@every_family
+def test_decay_of_every_published_family(case: Case) -> None:
+    """Each parameter is in one group; no vector decays, every matrix of a tower does, embeddings do but beside Muon."""
+    model = build_any(published(oracle(case))[0])
+    towers = [module for tower in model.modules() if isinstance(tower, TowerLayer) for module in tower.modules()]
+    for kind in OPTIMIZERS:
+        groups = build_optimizer(model, kind, 0.1, weight_decay=0.5).groups()
+        decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+        assert sum(len(group["params"]) for group in groups) == len(decay) == len(list(model.parameters()))
+        for name, parameter in model.named_parameters():
+            assert parameter.ndim > 1 or decay[id(parameter)] == 0, name
+        matrices = [layer.weight for layer in towers if isinstance(layer, nn.Linear)]
+        matrices += [weight for layer in towers if isinstance(layer, MoELayer) for weight in (layer.gate, layer.up, layer.down)]
+        assert matrices and {decay[id(weight)] for weight in matrices} == {0.5}
+        tables = [layer.weight for layer in model.modules() if isinstance(layer, nn.Embedding)]
+        assert {decay[id(table)] for table in tables} <= {0.0 if kind == "muon" else 0.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("adamv", {}, "did you mean 'adam'"), ("sdg", {}, "did you mean 'sgd'"),
+        ("adamw", {"momentum": 0.9}, "momentum is for sgd and muon, not for adamw: 0.9"),
+        ("sgd", {"momentum": 1.0}, "momentum must be at least 0 and below 1"),
+        ("muon", {"nesterov": True}, "nesterov is for sgd"), ("sgd", {"nesterov": True, "momentum": 0}, "nesterov is for sgd with"),
+        ("adam", {"betas": (0.9, 1.0)}, "beta2 must be"), ("adam", {"betas": (-0.1, 0.9)}, "beta1 must be"),
+    ],
+)  # fmt: skip
+def test_what_an_optimizer_does_not_have_is_refused(kind: str, settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        build_optimizer(tiny_model(), kind, 0.1, **settings)

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 import hornbook
+from hornbook.checkpoint.state import newest_state
 from hornbook.errors import UserError
-from hornbook.stages.learn import check_model
+from hornbook.files import read_lines
+from hornbook.optim.schedule import warmup_decay
+from hornbook.stages.learn import METRICS, check_model, model_config
 from hornbook.stages.runs import pretrain_run, sft_run
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.voice import Silent
+from hornbook.text.tokenizer import Tokenizer
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -107,3 +113,51 @@ def test_pretraining_packs_whole_documents_where_it_is_told_to(tmp_path: Path) -
     pretrain_run(packed, heard, "")
     assert hornbook.load(tmp_path / "run" / "pretrained")
     assert any(re.fullmatch(r"[\d,]+ rows, of which [\d.]+% is padding", line) for line in heard.lines), heard.lines
+
+
+@pytest.mark.parametrize(("vocab", "multiple", "rows"), [(300, 1, 300), (300, 64, 320), (320, 64, 320), (300, 7, 301)])
+def test_rows_are_padded_to_a_multiple(vocab: int, multiple: int, rows: int, tmp_path: Path) -> None:
+    """And the folder opens in transformers, which says the same logits."""
+    data = tmp_path / "prose.txt"
+    data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
+    made = pretrain_run(replace(recipe(data, tmp_path / "run"), vocab=vocab, vocab_multiple=multiple), Silent(), "")
+    model, tokenizer = hornbook.load(made)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(str(made))
+    assert tokenizer.vocab_size == vocab and model.config["vocab_size"] == theirs.config.vocab_size == rows
+    assert len(model.stem.tokens.weight) == len(theirs.get_input_embeddings().weight) == rows
+    ids = torch.tensor([tokenizer.encode(sentences(1, 8)[0])])
+    torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=0, atol=1e-5)
+
+
+def test_the_published_example_of_padding() -> None:
+    """nanoGPT pads GPT-2's 50257 rows to 50304, a multiple of 64, and so of 128."""
+    gpt2 = Recipe(out="", model={**LLAMA, "vocab_size": 50257}, vocab_multiple=128)
+    tokenizer = Tokenizer.train(sentences(50, 6), vocab=280)
+    assert (
+        model_config(gpt2, tokenizer)["vocab_size"]
+        == 50304
+        == model_config(replace(gpt2, vocab_multiple=64), tokenizer)["vocab_size"]
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd", "momentum": 0.5, "nesterov": True, "decay": "wsd"}, {"optimizer": "adam", "decay": "inverse_sqrt"},
+        {"optimizer": "adamw", "beta1": 0.8, "beta2": 0.99, "decay": "wsd_sqrt", "decay_steps": 3}, {"momentum": 0.8},
+    ],
+)  # fmt: skip
+def test_a_recipes_optimizer_and_schedule_reach_the_run(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The groups that were saved with the last state are those of the recipe, and the logged rates those of its schedule."""
+    data = tmp_path / "prose.txt"
+    data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
+    asked = replace(recipe(data, tmp_path / "run"), steps=6, learning_rate=1e-3, embedding_rate=1e-3, **settings)
+    pretrain_run(asked, Silent(), "")
+    rates = [row["learning_rate"] for row in read_lines(tmp_path / "run" / METRICS) if "learning_rate" in row]
+    factor = warmup_decay(6, asked.warmup, asked.decay, asked.decay_steps)
+    assert rates == pytest.approx([1e-3 * factor(step) for step in range(6)])
+    state = newest_state(tmp_path / "run" / "checkpoints" / "pretrain", lambda line: None)
+    assert state is not None
+    group = state.groups[0][0]
+    expected = {"betas": [asked.beta1, asked.beta2]} if asked.optimizer in ("adam", "adamw") else {"momentum": asked.momentum}
+    assert expected.items() <= group.items() and bool(group.get("nesterov")) == asked.nesterov
