@@ -8,12 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hornbook import families
 from hornbook.checkpoint.pretrained import load_model, write_model
-from hornbook.data.batches import Batches, Rows, StreamRows
+from hornbook.data.batches import Batches, Rows, StreamRows, moved
 from hornbook.data.documents import Document
+from hornbook.data.masking import MaskedRows, Masking
 from hornbook.data.packing import pack
 from hornbook.data.shards import read_ids
 from hornbook.errors import UserError
@@ -21,7 +23,7 @@ from hornbook.evals.task import bits_per_byte
 from hornbook.files import append_line, digest, read_lines, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
-from hornbook.model import TransformerModel, initialize, shapes_only
+from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
 from hornbook.stages.corpus import saved_documents, saved_rows
@@ -29,16 +31,17 @@ from hornbook.stages.keep import kept, lineage
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
 from hornbook.stages.voice import Voice
+from hornbook.text.chat import MASK
 from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook, Run, fit
-from hornbook.train.objective import causal_lm
+from hornbook.train.objective import causal_lm, masked_lm
 from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
 HOOKS, HELD_OUT = 4, 40  # looks at held-out text during a run, and how many documents each look reads
 METRICS = "metrics.jsonl"
-SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte")
+SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte", "held_out_loss")
 SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
 
 
@@ -63,6 +66,13 @@ def check_model(recipe: Recipe) -> None:
     """Refuse, before any work is done, a `[model]` that cannot be built or that is too short for the recipe's rows."""
     with shapes_only():
         model = families.build({"vocab_size": recipe.vocab, **recipe.model}, "[model]")
+    if recipe.objective == "causal":
+        families.decoder(model, "[model]")
+    elif not isinstance(model.spec.head, MLMHead):
+        raise UserError(
+            "a masked objective needs a model that says hidden tokens", where="[model]", why="the head of this one does not",
+            fix='use an encoder, such as bert, or objective = "causal"',
+        )  # fmt: skip
     limit = families.context_length(model)
     if limit is None or limit < recipe.context:
         raise UserError(
@@ -88,13 +98,17 @@ def pretrain(
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(device)
     ids = read_ids(shards / "train.bin", tokenizer.vocab_size)
-    rows = StreamRows(ids, recipe.context, lengths(tokenizer), recipe.seed)
-    if not len(rows):
+    stream = StreamRows(ids, recipe.context, lengths(tokenizer), recipe.seed)
+    if not len(stream):
         raise UserError(
             "there is too little text for one row", where=str(shards), why=f"{len(ids)} tokens, rows of {recipe.context}",
             fix="give more text, or a smaller context",
         )  # fmt: skip
+    rows: Rows = stream
     hooks = [_held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
+    if recipe.objective == "masked":
+        rows = MaskedRows(stream, Masking(tokenizer.special(MASK), lengths(tokenizer), recipe.seed))
+        hooks = [_held_out_masked(tokenizer, corpus, recipe.context)]
     _train(model, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
     _save(model, tokenizer, folder, inputs)
     return folder
@@ -182,7 +196,8 @@ def _train(
         hook_every=max(1, recipe.steps // HOOKS), stage=stage, name=digest(inputs), resume=resume,
         log=_logger(run, stage, recipe.steps, voice), say=voice.say,
     )  # fmt: skip
-    fit(model, batches, causal_lm, optimizer, schedule, settings, hooks)
+    objective = masked_lm if isinstance(recipe, Recipe) and recipe.objective == "masked" else causal_lm
+    fit(model, batches, objective, optimizer, schedule, settings, hooks)
     rows_logged = [row for row in read_lines(run / METRICS) if row["stage"] == stage and "loss" in row]
     voice.end(f"loss {rows_logged[-1]['loss']:.3f}, {rows_logged[-1]['bits_per_byte']:.3f} bits per byte of training text")
 
@@ -212,6 +227,21 @@ def _held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:
         found = bits_per_byte(model, tokenizer, texts, context)
         return {"held_out_bits_per_byte": found.value, "held_out_loss": found.nats_per_token}
+
+    return measure
+
+
+def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+    """Nats per hidden token of held-out documents in rows of `context`; the same tokens are hidden at every look, in every run."""
+    documents = saved_documents(corpus, "held_out")[:HELD_OUT]
+    ids = np.array([token for document in documents for token in document_ids(tokenizer, document.text)], np.int64)
+    rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context)[:HELD_OUT] if len(ids) >= context else ids[None]
+    whole = Masking(tokenizer.special(MASK), lengths(tokenizer)).batch(rows_bt, 0, np.arange(len(rows_bt)))
+
+    @torch.inference_mode()
+    def measure(step: int, model: TransformerModel) -> dict[str, Any]:
+        loss = masked_lm(model, moved(whole, next(model.parameters()).device))
+        return {"held_out_loss": float(loss.total / loss.count.clamp(min=1))}
 
     return measure
 

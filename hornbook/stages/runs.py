@@ -15,6 +15,7 @@ from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import make_shards, train_tokenizer
 from hornbook.stages.voice import Voice
+from hornbook.text.chat import MASK, SPECIALS
 from hornbook.text.tokenizer import Tokenizer
 
 
@@ -25,7 +26,10 @@ def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     check_model(recipe)
     with run_folder(out):
         make_corpus(recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
-        tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice)
+        specials = SPECIALS if recipe.objective == "causal" else (*SPECIALS, MASK)
+        tokenizer = train_tokenizer(
+            out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice, specials=specials
+        )  # fmt: skip
         make_shards(out / "corpus", tokenizer, out / "shards", voice)
         write_text(out / "recipe.toml", to_toml(asdict(recipe)))
         return pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, device, voice, command)

@@ -13,6 +13,7 @@ from hornbook.config import read_toml
 class Recipe:
     """A pretraining run: corpus, tokenizer, model and training. `[model]` is a published config.json in TOML.
 
+    objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
     data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
     rows: sequences of `context` tokens per micro-batch; accumulate: micro-batches per step.
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
@@ -20,6 +21,7 @@ class Recipe:
 
     out: str
     model: dict[str, Any]
+    objective: Literal["causal", "masked"] = "causal"
     data: str = "town"
     language: str = "en"
     seed: int = 0
