@@ -40,6 +40,7 @@ from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
 HOOKS, HELD_OUT = 4, 40  # looks at held-out text during a run, and how many documents each look reads
+HELD_OUT_ROWS = 128  # of a masked look, which asks for a share of the tokens only
 METRICS = "metrics.jsonl"
 SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte", "held_out_loss")
 SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
@@ -233,9 +234,9 @@ def _held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
 
 def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
     """Nats per hidden token of held-out documents in rows of `context`; the same tokens are hidden at every look, in every run."""
-    documents = saved_documents(corpus, "held_out")[:HELD_OUT]
+    documents = saved_documents(corpus, "held_out")
     ids = np.array([token for document in documents for token in document_ids(tokenizer, document.text)], np.int64)
-    rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context)[:HELD_OUT] if len(ids) >= context else ids[None]
+    rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context)[:HELD_OUT_ROWS] if len(ids) >= context else ids[None]
     whole = Masking(tokenizer.special(MASK), lengths(tokenizer)).batch(rows_bt, 0, np.arange(len(rows_bt)))
 
     @torch.inference_mode()

@@ -53,6 +53,8 @@ def seq2seq(model: Seq2SeqModel, batch: Batch) -> Loss:
     """
     if batch.source_bs is None:
         raise ValueError("seq2seq needs what the encoder reads: give the batch source_bs")
+    if batch.documents_bt is not None:
+        raise ValueError("seq2seq reads one source per row: give no documents_bt")
     count = counted(batch)
     memory = model.encode(batch.source_bs, batch.padding_bs)
     ctx = Context(positions_bt=batch.positions_bt, memory=memory, memory_padding_bs=batch.padding_bs, aux_scale=count)

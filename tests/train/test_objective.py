@@ -99,6 +99,8 @@ def test_seq2seq_trains_in_the_loop_and_needs_a_source() -> None:
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     with pytest.raises(ValueError, match="source_bs"):
         seq2seq(ours, replace(batch, source_bs=None))
+    with pytest.raises(ValueError, match="one source per row"):
+        seq2seq(ours, replace(batch, documents_bt=torch.zeros_like(targets)))
 
 
 def test_classification_is_that_of_transformers() -> None:
