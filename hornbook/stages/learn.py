@@ -237,12 +237,14 @@ def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
     documents = saved_documents(corpus, "held_out")
     ids = np.array([token for document in documents for token in document_ids(tokenizer, document.text)], np.int64)
     rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context)[:HELD_OUT_ROWS] if len(ids) >= context else ids[None]
-    whole = Masking(tokenizer.special(MASK), lengths(tokenizer)).batch(rows_bt, 0, np.arange(len(rows_bt)))
+    masking = Masking(tokenizer.special(MASK), lengths(tokenizer))
+    batches = [masking.batch(row_t[None], 0, np.array([number])) for number, row_t in enumerate(rows_bt)]
 
     @torch.inference_mode()
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:
-        loss = masked_lm(model, moved(whole, next(model.parameters()).device))
-        return {"held_out_loss": float(loss.total / loss.count.clamp(min=1))}
+        device = next(model.parameters()).device
+        losses = [masked_lm(model, moved(batch, device)) for batch in batches]
+        return {"held_out_loss": sum(float(loss.total) for loss in losses) / max(1, sum(int(loss.count) for loss in losses))}
 
     return measure
 
