@@ -24,6 +24,7 @@ FORMATS = {
     "loss": ("loss", "{:.3f}"),
     "bits_per_byte": ("bits/byte", "{:.3f}"),
     "held_out_bits_per_byte": ("held-out bits/byte", "{:.3f}"),
+    "held_out_loss": ("held-out loss", "{:.3f}"),
     "tokens_per_second": ("tokens/s", "{:,.0f}"),
     "documents": ("documents", "{:,.0f}"),
     "merges": ("merges", "{:,.0f}"),

@@ -132,6 +132,8 @@ def moved(batch: Batch, device: torch.device | str) -> Batch:
         move(batch.documents_bt),
         move(batch.positions_bt),
         batch.text_bytes,
+        move(batch.source_bs),
+        move(batch.padding_bs),
     )
 
 

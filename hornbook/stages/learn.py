@@ -8,13 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hornbook import families
 from hornbook.adapt.recompute import recompute
 from hornbook.checkpoint.pretrained import load_model, write_model
-from hornbook.data.batches import Batches, Rows, StreamRows
+from hornbook.data.batches import Batches, Rows, StreamRows, moved
 from hornbook.data.documents import Document
+from hornbook.data.masking import MaskedRows, Masking
 from hornbook.data.packing import pack, pack_stream
 from hornbook.data.shards import read_ids
 from hornbook.errors import UserError
@@ -22,7 +24,7 @@ from hornbook.evals.task import bits_per_byte
 from hornbook.files import append_line, digest, read_lines, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
-from hornbook.model import TransformerModel, initialize, shapes_only
+from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
 from hornbook.stages.corpus import saved_documents, saved_rows
@@ -30,19 +32,20 @@ from hornbook.stages.keep import kept, lineage
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
 from hornbook.stages.voice import Voice
-from hornbook.text.chat import BOS
+from hornbook.text.chat import BOS, MASK
 from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook, Run, fit
-from hornbook.train.objective import causal_lm
+from hornbook.train.objective import causal_lm, masked_lm
 from hornbook.train.precision import choose_precision
 from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
 ROLLBACK_POINTS = 20  # states of a run that training may go back to
 HOOKS, HELD_OUT = 4, 40  # looks at held-out text during a run, and how many documents each look reads
+HELD_OUT_ROWS = 128  # of a masked look, which asks for a share of the tokens only
 METRICS = "metrics.jsonl"
-SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte")
+SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte", "held_out_loss")
 SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
 
 
@@ -68,6 +71,13 @@ def check_model(recipe: Recipe) -> None:
     """Refuse, before any work is done, a `[model]` that cannot be built or that is too short for the recipe's rows."""
     with shapes_only():
         model = families.build({"vocab_size": recipe.vocab, **recipe.model}, "[model]")
+    if recipe.objective == "causal":
+        families.decoder(model, "[model]")
+    elif not isinstance(model.spec.head, MLMHead):
+        raise UserError(
+            "a masked objective needs a model that says hidden tokens", where="[model]", why="the head of this one does not",
+            fix='use an encoder, such as bert, or objective = "causal"',
+        )  # fmt: skip
     limit = families.context_length(model)
     if limit is None or limit < recipe.context:
         raise UserError(
@@ -93,7 +103,10 @@ def pretrain(
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(device)
     rows = training_rows(recipe, tokenizer, shards, voice)
-    hooks = [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
+    if recipe.objective == "masked":
+        hooks = [_held_out_masked(tokenizer, corpus, recipe.context)]
+    else:
+        hooks = [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
     _train(model, tokenizer, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
     _save(model, tokenizer, folder, inputs)
     return folder
@@ -111,6 +124,8 @@ def training_rows(recipe: Recipe, tokenizer: Tokenizer, shards: Path, voice: Voi
             "there is too little text for one row", where=str(shards), why=f"{len(ids)} tokens, rows of {recipe.context}",
             fix="give more text, or a smaller context",
         )  # fmt: skip
+    if recipe.objective == "masked":
+        rows = MaskedRows(rows, Masking(tokenizer.special(MASK), lengths(tokenizer), recipe.seed))
     return rows
 
 
@@ -201,7 +216,8 @@ def _train(
         describe=lambda batch: [tokenizer.decode(row) for row in batch.tokens_bt.tolist()],
         log=_logger(run, stage, recipe.steps, voice), say=voice.say,
     )  # fmt: skip
-    fit(model, batches, causal_lm, optimizer, schedule, settings, hooks)
+    objective = masked_lm if isinstance(recipe, Recipe) and recipe.objective == "masked" else causal_lm
+    fit(model, batches, objective, optimizer, schedule, settings, hooks)
     rows_logged = [row for row in read_lines(run / METRICS) if row["stage"] == stage and "loss" in row]
     voice.end(f"loss {rows_logged[-1]['loss']:.3f}, {rows_logged[-1]['bits_per_byte']:.3f} bits per byte of training text")
 
@@ -232,6 +248,23 @@ def held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:
         found = bits_per_byte(model, tokenizer, texts, context)
         return {"held_out_bits_per_byte": found.value, "held_out_loss": found.nats_per_token}
+
+    return measure
+
+
+def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+    """Nats per hidden token of held-out documents in rows of `context`; the same tokens are hidden at every look, in every run."""
+    documents = saved_documents(corpus, "held_out")
+    ids = np.array([token for document in documents for token in document_ids(tokenizer, document.text)], np.int64)
+    rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context)[:HELD_OUT_ROWS] if len(ids) >= context else ids[None]
+    masking = Masking(tokenizer.special(MASK), lengths(tokenizer))
+    batches = [masking.batch(row_t[None], 0, np.array([number])) for number, row_t in enumerate(rows_bt)]
+
+    @torch.inference_mode()
+    def measure(step: int, model: TransformerModel) -> dict[str, Any]:
+        device = next(model.parameters()).device
+        losses = [masked_lm(model, moved(batch, device)) for batch in batches]
+        return {"held_out_loss": sum(float(loss.total) for loss in losses) / max(1, sum(int(loss.count) for loss in losses))}
 
     return measure
 

@@ -15,6 +15,7 @@ from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import make_shards, train_tokenizer
 from hornbook.stages.voice import Voice
+from hornbook.text.chat import MASK, SPECIALS
 from hornbook.text.tokenizer import Tokenizer
 
 
@@ -33,7 +34,8 @@ def prepared(recipe: Recipe, voice: Voice) -> Tokenizer:
     """Corpus, tokenizer and shards in `recipe.out`, which the caller holds."""
     out = Path(recipe.out)
     make_corpus(recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
-    tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice)
+    specials = SPECIALS if recipe.objective == "causal" else (*SPECIALS, MASK)
+    tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice, specials=specials)
     make_shards(out / "corpus", tokenizer, out / "shards", voice)
     return tokenizer
 

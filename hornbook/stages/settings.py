@@ -18,6 +18,7 @@ Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt
 class Recipe:
     """A pretraining run: corpus, tokenizer, model and training. `[model]` is a published config.json in TOML.
 
+    objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
     data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
     rows: sequences of `context` tokens per micro-batch; accumulate: micro-batches per step.
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
@@ -30,6 +31,7 @@ class Recipe:
 
     out: str
     model: dict[str, Any]
+    objective: Literal["causal", "masked"] = "causal"
     data: str = "town"
     language: str = "en"
     seed: int = 0
@@ -69,6 +71,8 @@ class Recipe:
         for name in ("learning_rate", "embedding_rate", "clip", "init_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
+        if self.objective == "masked" and self.packing != "stream":
+            raise ValueError(f"packing must be stream where objective is masked: {self.packing!r}")
         _check_learning(self)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from hornbook.files import written_folder
 from hornbook.stages.corpus import saved_documents
 from hornbook.stages.keep import kept, lineage
 from hornbook.stages.voice import Voice
-from hornbook.text.chat import BOS, END
+from hornbook.text.chat import BOS, END, SPECIALS
 from hornbook.text.tokenizer import Tokenizer
 
 TRAIN_BYTES = 8_000_000  # as much text as a vocabulary of some thousands needs
@@ -26,9 +26,11 @@ SMALLEST, BYTES_PER_ROW = 320, 64  # a vocabulary row wants some text to be lear
 TOGETHER = 4096  # documents that are encoded in one go
 
 
-def train_tokenizer(corpus: Path, vocab: int, split: str, folder: Path, voice: Voice, at_most: bool = False) -> Tokenizer:
+def train_tokenizer(
+    corpus: Path, vocab: int, split: str, folder: Path, voice: Voice, at_most: bool = False, specials: Sequence[str] = SPECIALS
+) -> Tokenizer:  # fmt: skip
     """Learn a vocabulary from the corpus's training documents. With `at_most`, a small corpus gets fewer rows than `vocab`."""
-    inputs = {"corpus": lineage(corpus), "vocab": vocab, "split": split, "at_most": at_most}
+    inputs = {"corpus": lineage(corpus), "vocab": vocab, "split": split, "at_most": at_most, "specials": list(specials)}
     voice.begin("tokenizer", f"byte-level BPE, {vocab:,} rows at most" if at_most else f"byte-level BPE, {vocab:,} rows")
     if kept(folder, inputs):
         voice.end("kept from before")
@@ -38,8 +40,9 @@ def train_tokenizer(corpus: Path, vocab: int, split: str, folder: Path, voice: V
         vocab = max(SMALLEST, min(vocab, sum(document.size for document in documents) // BYTES_PER_ROW))
     texts = (document.text for document in _up_to(documents, TRAIN_BYTES))
     tokenizer = Tokenizer.train(
-        texts, vocab=vocab, split=split, at_most=at_most, progress=lambda done, total: voice.progress(done, total, {"merges": done})
-    )
+        texts, vocab=vocab, split=split, at_most=at_most, specials=specials,
+        progress=lambda done, total: voice.progress(done, total, {"merges": done}),
+    )  # fmt: skip
     with written_folder(folder, {"inputs": inputs}) as target:
         tokenizer.save(target)
     rows = tokenizer.vocab_size

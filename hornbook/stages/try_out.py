@@ -106,6 +106,10 @@ def trials(recipe: Recipe, voice: Voice) -> Trials:
     """The recipe's corpus, tokenizer and shards, made in `recipe.out` or kept from before, as trials need them."""
     device, out = choose_device(recipe.device), Path(recipe.out)
     voice.say(f"device: {device}")
+    if recipe.objective != "causal":
+        raise UserError(
+            f"{recipe.objective} recipes cannot be tried out", where="objective", fix="name a recipe whose objective is causal"
+        )
     check_model(recipe)
     with run_folder(out):
         tokenizer: Tokenizer = prepared(recipe, voice)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BOS, END = "<|bos|>", "<|end|>"
 ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 SPECIALS = (BOS, *ROLES.values(), END)
+MASK = "<|mask|>"  # of a tokenizer for a masked model
 
 # Names under which published vocabularies end a text or a turn.
 PUBLISHED_ENDS = (END, "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "</s>")

@@ -259,6 +259,8 @@ class Tokenizer:
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if chat.BOS in self.specials:
             config["bos_token"] = chat.BOS
+        if chat.MASK in self.specials:
+            config["mask_token"] = chat.MASK
         if self.end_ids:
             config["eos_token"] = next(name for name, i in self.specials.items() if i == self.end_ids[0])
         if self.specials.keys() >= set(chat.SPECIALS):

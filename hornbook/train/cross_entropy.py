@@ -20,27 +20,41 @@ CHUNK = 256  # rows: few enough for a small vocabulary's logits to stay in cache
 
 
 def cross_entropy(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor) -> Tensor:
-    """The sum of -log p(target) in nats over the targets that are not `IGNORE`."""
+    """The sum of -log p(target) in nats over the targets that are not `IGNORE`. hidden_btd (..., D), targets_bt (...)."""
+    return with_z_loss(head, hidden_btd, targets_bt, 0.0)[0]
+
+
+def with_z_loss(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """`cross_entropy` plus the sum of z_loss * log(Z)^2 over the same targets, and that second sum alone, without a gradient.
+
+    Z is the sum of a target's exponentiated logits: the term holds them near the scale of log probabilities (Chowdhery et al.
+    2022, "PaLM", section 5).
+    """
     hidden_nd, targets_n = hidden_btd.flatten(0, -2), targets_bt.flatten()
-    if not isinstance(head, LMHeadLayer) or type(head.out) is not nn.Linear or head.spec.softcap is not None:
-        return F.cross_entropy(head(hidden_nd), targets_n, ignore_index=IGNORE, reduction="sum")
     counted = targets_n != IGNORE
     if not counted.all():
         hidden_nd, targets_n = hidden_nd[counted], targets_n[counted]
+    if not isinstance(head, LMHeadLayer) or type(head.out) is not nn.Linear or head.spec.softcap is not None:
+        logits_nv = head(hidden_nd)
+        z = z_loss * logits_nv.logsumexp(-1).square().sum() if z_loss else logits_nv.new_zeros(())
+        return F.cross_entropy(logits_nv, targets_n, reduction="sum") + z, z.detach()
     if head.spec.scale != 1.0:
         hidden_nd = hidden_nd * head.spec.scale
     given, kind = [hidden_nd, head.out.weight, head.out.bias], hidden_nd.device.type
     if torch.is_autocast_enabled(kind):  # the products below name where their results go, which autocast leaves alone
         given = [each if each is None else each.to(torch.get_autocast_dtype(kind)) for each in given]
     with torch.autocast(kind, enabled=False):
-        total: Tensor = _Chunked.apply(*given, targets_n)
-    return total
+        total, z = _Chunked.apply(*given, targets_n, z_loss)
+    return total, z
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor, z_loss: float
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         total = torch.zeros((), dtype=torch.promote_types(x_nd.dtype, torch.float32), device=x_nd.device)
+        z = torch.zeros_like(total)
         wanted = ctx.needs_input_grad
         grad_x = torch.empty_like(x_nd) if wanted[0] else None
         made = torch.empty_like if len(x_nd) and x_nd.dtype == total.dtype else torch.zeros_like
@@ -48,10 +62,18 @@ class _Chunked(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_v) if bias_v is not None and wanted[2] else None
         for start in range(0, len(x_nd), CHUNK):
             x_cd, targets_c1 = x_nd[start : start + CHUNK], targets_n[start : start + CHUNK, None]
-            log_p_cv = F.linear(x_cd, weight_vd, bias_v).to(total.dtype).log_softmax(-1)
+            logits_cv = F.linear(x_cd, weight_vd, bias_v).to(total.dtype)
+            log_z_c1 = logits_cv.logsumexp(-1, keepdim=True) if z_loss else None
+            log_p_cv = logits_cv.log_softmax(-1)
+            del logits_cv  # as large as the next
             total -= log_p_cv.gather(1, targets_c1).sum()
+            if log_z_c1 is not None:
+                z += z_loss * log_z_c1.square().sum()
             if any(wanted[:3]):
-                grad_cv = log_p_cv.exp_().scatter_add_(1, targets_c1, -torch.ones_like(log_p_cv[:, :1])).to(x_nd.dtype)
+                p_cv = log_p_cv.exp_()
+                if log_z_c1 is not None:  # the gradient of z_loss log(Z)^2 is 2 z_loss log(Z) softmax(logits)
+                    p_cv *= 1 + 2 * z_loss * log_z_c1
+                grad_cv = p_cv.scatter_add_(1, targets_c1, -torch.ones_like(p_cv[:, :1])).to(x_nd.dtype)
                 if grad_x is not None:
                     torch.mm(grad_cv, weight_vd, out=grad_x[start : start + CHUNK])
                 if grad_weight is not None:
@@ -62,14 +84,15 @@ class _Chunked(torch.autograd.Function):
                 if grad_bias is not None:
                     grad_bias += grad_cv.sum(0)
         ctx.gradients = grad_x, None if grad_weight is None else grad_weight.to(weight_vd.dtype), grad_bias
-        return total
+        ctx.mark_non_differentiable(z)
+        return total + z, z
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         """Hands the gradients over, so that nothing copies them: a graph can be walked once."""
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the graph of `cross_entropy` can be walked only once: call it again")
         if grad.device.type != "cpu" or grad != 1:
             gradients = [None if each is None else each.mul_(grad) for each in gradients]
-        return *gradients, None
+        return *gradients, None, None

@@ -180,6 +180,11 @@ def test_a_flag_wins_over_the_recipe_and_the_recipe_over_a_default(here: Path, r
     assert (recipe["data"], recipe["seed"], recipe["vocab"], recipe["steps"]) == ("prose.txt", 6, 60_000, 2)
 
 
+def test_a_recipe_for_a_reader_is_no_quickstart(here: Path, refused: Refused) -> None:
+    (here / "masked.toml").write_text('objective = "masked"\n')
+    assert "hornbook pretrain masked.toml" in refused("quickstart", "--recipe", "masked.toml", "--out", "out")
+
+
 def test_v_shows_the_traceback_and_the_same_error(here: Path, command: Command, refused: Refused) -> None:
     error = refused("prepare", "--data", "absent.txt", "--out", "out")
     verbose = command("prepare", "--data", "absent.txt", "--out", "out", "-v")

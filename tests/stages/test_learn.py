@@ -9,21 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 import hornbook
 from hornbook.checkpoint.state import newest_state
+from hornbook.config import from_toml
 from hornbook.errors import UserError
 from hornbook.files import read_lines
 from hornbook.optim.schedule import warmup_decay
+from hornbook.stages.corpus import saved_documents
 from hornbook.stages.learn import METRICS, check_model, model_config
 from hornbook.stages.runs import pretrain_run, sft_run
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.voice import Silent
 from hornbook.text.tokenizer import Tokenizer
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 1, "rms_norm_eps": 1e-6, "hidden_act": "silu", "max_position_embeddings": 64,
@@ -38,6 +42,13 @@ class Heard(Silent):
 
     def say(self, text: str) -> None:
         self.lines.append(text)
+
+
+BERT: dict[str, Any] = {
+    "model_type": "bert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "hidden_act": "gelu", "layer_norm_eps": 1e-12, "max_position_embeddings": 64, "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
 
 
 def recipe(data: Path, out: Path) -> Recipe:
@@ -69,9 +80,13 @@ def test_a_model_that_cannot_train_on_the_recipe_is_refused(tmp_path: Path) -> N
         (without, "does not say how many"),
         ({**LLAMA, "model_type": "lama"}, "llama"),
         ({**LLAMA, "num_attention_heads": 0}, "impossible"),
+        (BERT, "is an encoder"),
     ):
         with pytest.raises(UserError, match=why):
             check_model(replace(good, model=model))
+    check_model(replace(good, model=BERT, objective="masked"))
+    with pytest.raises(UserError, match="says hidden tokens"):
+        check_model(replace(good, objective="masked"))
 
 
 def test_plain_text_becomes_conversations_that_fit(tmp_path: Path) -> None:
@@ -161,3 +176,40 @@ def test_a_recipes_optimizer_and_schedule_reach_the_run(settings: dict[str, Any]
     group = state.groups[0][0]
     expected = {"betas": [asked.beta1, asked.beta2]} if asked.optimizer in ("adam", "adamw") else {"momentum": asked.momentum}
     assert expected.items() <= group.items() and bool(group.get("nesterov")) == asked.nesterov
+
+
+def masked_run(given: Recipe) -> list[dict[str, Any]]:
+    """Pretrain as the recipe says; the rows of its metrics."""
+    pretrain_run(given, Silent(), "")
+    return read_lines(Path(given.out) / "metrics.jsonl")
+
+
+def test_a_masked_model_trains_and_opens_elsewhere(tmp_path: Path) -> None:
+    """Two runs are equal, none samples, and transformers reads model and tokenizer, its mask too, with the same answers."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300, 12)), encoding="utf-8")
+    given = replace(recipe(data, tmp_path / "one"), model=BERT, objective="masked", steps=3)
+    first, second = masked_run(given), masked_run(replace(given, out=str(tmp_path / "two")))
+    held = [[row["held_out_loss"] for row in rows if "held_out_loss" in row] for rows in (first, second)]
+    assert held[0] == held[1] and len(held[0]) == 3 and not any("samples" in row for row in first)
+    folder = tmp_path / "one" / "pretrained"
+    theirs, names = transformers.AutoModelForMaskedLM.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    ours, tokenizer = hornbook.load(folder)
+    ids = [tokenizer.special("<|bos|>"), *tokenizer.encode("abc"), tokenizer.special("<|mask|>")]
+    assert names.mask_token_id == ids[-1]
+    torch.testing.assert_close(ours(torch.tensor([ids])), theirs(torch.tensor([ids])).logits, rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="is an encoder"):
+        sft_run(SftRecipe(base=str(tmp_path / "one"), steps=2), Silent(), "")
+
+
+@pytest.mark.slow
+def test_the_masked_recipe_learns(tmp_path: Path) -> None:
+    """Held-out loss falls well under what the frequencies of tokens alone would give (their entropy on the same documents)."""
+    given = replace(from_toml(Recipe, RECIPES / "town-bert.toml"), out=str(tmp_path / "run"))
+    held = [row["held_out_loss"] for row in masked_run(given) if "held_out_loss" in row]
+    tokenizer = hornbook.Tokenizer.load(tmp_path / "run" / "tokenizer")
+    documents = saved_documents(tmp_path / "run" / "corpus", "held_out")
+    counts = np.bincount([token for document in documents for token in tokenizer.encode(document.text)])
+    shares = counts[counts > 0] / counts.sum()
+    entropy = float(-(shares * np.log(shares)).sum())
+    assert held[-1] < held[0] and held[-1] < 0.8 * entropy

@@ -82,3 +82,28 @@ def test_logits_are_never_whole() -> None:
             loss(head, hidden, targets).backward()
         largest[name] = max(event.self_cpu_memory_usage for event in profile.events())
     assert largest["whole"] >= 4 * rows * vocab and largest["chunked"] < 4 * rows * vocab / 4
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("spec", [LMHead(vocab=VOCAB, bias=True, scale=3.0), LMHead(vocab=VOCAB, softcap=2.0)])
+def test_z_loss_and_its_gradients_are_those_of_the_formula(
+    chunk: int, share: float, spec: LMHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chowdhery et al. 2022, section 5: coefficient * log(Z)^2 for each counted target, Z the sum of exp(logit)."""
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    coefficient, terms = 0.3, []
+
+    def chunked(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        total, z = module.with_z_loss(head, hidden, targets, coefficient)
+        terms.append(z)
+        return total
+
+    def formula(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        z = coefficient * (head(hidden).exp().sum(-1).log()[targets != IGNORE] ** 2).sum()
+        terms.append(z)
+        return whole(head, hidden, targets) + z
+
+    (total, gradients), (expected, wanted) = (losses_and_gradients(loss, spec, share, 0.25) for loss in (chunked, formula))
+    assert not terms[0].requires_grad
+    torch.testing.assert_close((total, terms[0], gradients), (expected, terms[1].detach(), wanted), rtol=1e-12, atol=1e-12)
