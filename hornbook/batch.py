@@ -15,13 +15,14 @@ IGNORE = -100  # a target that counts for nothing, as in torch's cross-entropy
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens and what should follow each.
+    """Rows of tokens and what should follow each; or rows of frames and the letters said in them.
 
-    tokens_bt      ids (B, T)
+    tokens_bt      ids (B, T); of sound, log-mel frames (B, mels, S)
     targets_bt     the id that follows (B, T), `IGNORE` where nothing is asked
     documents_bt   a number per token where a row packs several documents, else None
     positions_bt   positions that start anew with each packed document, else None
     text_bytes     bytes of text that the counted targets stand for, for bits per byte
+    padding_bs     true where a token or frame is the row's own and not padding, else None: all are
     """
 
     tokens_bt: Tensor
@@ -29,6 +30,7 @@ class Batch:
     documents_bt: Tensor | None = None
     positions_bt: Tensor | None = None
     text_bytes: int = 0
+    padding_bs: Tensor | None = None
 
 
 @dataclass(frozen=True)

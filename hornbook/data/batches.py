@@ -6,7 +6,7 @@ exactly the samples that it has not seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -55,16 +55,7 @@ class Batches:
 
 
 def moved(batch: Batch, device: torch.device | str) -> Batch:
-    def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(device)
-
-    return Batch(
-        batch.tokens_bt.to(device),
-        batch.targets_bt.to(device),
-        move(batch.documents_bt),
-        move(batch.positions_bt),
-        batch.text_bytes,
-    )
+    return replace(batch, **{name: value.to(device) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)})
 
 
 class StreamRows:
