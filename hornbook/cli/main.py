@@ -21,6 +21,7 @@ VERBS = {
     "prepare": "read and clean a corpus, learn its vocabulary, write token shards",
     "pretrain": "train a model from nothing, as a recipe says",
     "sft": "teach a pretrained model to answer, as a recipe says",
+    "speech": "teach a model to spell what it hears, as a recipe says, and measure it on a speaker it never heard",
     "eval": "score a model on a task or on held-out text",
     "generate": "continue a text",
     "chat": "talk to a model",

@@ -7,7 +7,7 @@ exactly the samples that it has not seen.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -55,7 +55,8 @@ class Batches:
 
 
 def moved(batch: Batch, device: torch.device | str) -> Batch:
-    return replace(batch, **{name: value.to(device) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)})
+    tensors: dict[str, Any] = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    return replace(batch, **{name: value.to(device) for name, value in tensors.items()})
 
 
 class StreamRows:

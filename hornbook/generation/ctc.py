@@ -27,7 +27,8 @@ def prefix_beam(log_p_tv: Tensor, width: int = 16, blank: int = 0) -> list[tuple
     """The `width` likeliest texts found, best first, each with its log p: a little low where a prefix had to be dropped."""
     if width < 1:
         raise ValueError(f"width must be at least 1: {width}")
-    beam = {(): (0.0, NEVER)}  # prefix -> log p of its paths that end in a blank, and of those that end in its last letter
+    # prefix -> log p of its paths that end in a blank, and of those that end in its last letter
+    beam: dict[Letters, tuple[float, float]] = {(): (0.0, NEVER)}
     for row in log_p_tv.tolist():
         following: dict[Letters, tuple[float, float]] = defaultdict(lambda: (NEVER, NEVER))
         for prefix, (p_blank, p_letter) in beam.items():

@@ -111,7 +111,7 @@ def _beta(log_y_bts: Tensor, leaps_bs: Tensor, positions_b: Tensor, letters_b: T
     """beta (T + 1, B, S): log p of the rest of the letters from each state after so many frames. Equations 9 to 11."""
     end_bs = torch.zeros_like(leaps_bs, dtype=log_y_bts.dtype).masked_fill_(~_ends(leaps_bs, letters_b), NEVER)
     beta_bs = torch.full_like(end_bs, NEVER)
-    beta = []
+    beta: list[Tensor] = []
     for frames in range(log_y_bts.shape[1], -1, -1):
         if beta:
             ahead_bs = beta_bs + log_y_bts[:, frames]
