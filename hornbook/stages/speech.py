@@ -73,6 +73,10 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
         "architectures": ["SpeechEncoderForCTC"], **recipe.model, "vocab_size": len(letters) + 1, "letters": letters,
         "sampling_rate": recipe.rate,
     }  # fmt: skip
+    if config.get("model_type") != "speech_ctc":
+        raise UserError(
+            f"model_type must be speech_ctc: {config.get('model_type')!r}", where="[model]: model_type", fix="correct it"
+        )
     model = families.build(config, "[model]")
     variation = Variation(recipe.speed, recipe.shift, recipe.noise, recipe.masks)
     rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed)
