@@ -50,8 +50,8 @@ def resampled(samples: Tensor, factor: float) -> Tensor:
 
     Silence goes behind it first, for a spectrum's sound goes round in a circle; as much as makes the new length nearly whole.
     """
-    lengths = range(len(samples) + 64, len(samples) + 576)
-    length = min(lengths, key=lambda length: abs(length * factor - round(length * factor)))
+    lengths = np.arange(len(samples) + 64, len(samples) + 576)
+    length = int(lengths[np.abs(lengths * factor - np.rint(lengths * factor)).argmin()])
     spectrum, size = torch.fft.rfft(samples, length), max(1, round(length * factor))
     return torch.fft.irfft(spectrum, size)[: max(1, round(len(samples) * factor))] * (size / length)
 
@@ -92,6 +92,8 @@ class Variation:
     speed    up to so much faster or slower, and with it higher or lower: 0.1 is a factor of 0.9 to 1.1
     shift    seconds of silence, up to so many before it and behind it
     noise    white noise, up to this share of the recording's root mean square
+    warp     the bands are moved up or down by up to this share: another length of the vocal tract (Jaitly and Hinton 2013)
+    tilt     the bands are made louder and quieter, smoothly, by about so much, in fours of powers of ten: another microphone
     masks    so many bands of up to `masked_mels` mels, and of up to `masked_frames` frames, are set to the mean
              (SpecAugment without its warp: Park et al. 2019, section 2)
     """
@@ -99,6 +101,8 @@ class Variation:
     speed: float = 0.0
     shift: float = 0.0
     noise: float = 0.0
+    warp: float = 0.0
+    tilt: float = 0.0
     masks: int = 0
     masked_mels: int = 8
     masked_frames: int = 8
@@ -116,11 +120,19 @@ class Variation:
         return samples
 
     def frames(self, frames_mt: Tensor, dice: np.random.Generator) -> Tensor:
-        """The spectrogram with some of its rows and columns hidden."""
+        """The spectrogram of another throat and microphone, with some of its rows and columns hidden."""
+        mels, mean = len(frames_mt), float(frames_mt.mean())
+        if self.warp:
+            place_m1 = (torch.arange(mels)[:, None] * (1 + dice.uniform(-self.warp, self.warp))).clamp(max=mels - 1)
+            low_m = place_m1[:, 0].long()
+            frames_mt = frames_mt[low_m].lerp(frames_mt[(low_m + 1).clamp(max=mels - 1)], place_m1.frac().to(frames_mt.dtype))
+        if self.tilt:
+            waves_mk = torch.cos(math.pi * torch.linspace(0, 1, mels)[:, None] * torch.arange(1, 4)) / torch.arange(1, 4)
+            frames_mt = frames_mt + waves_mk @ torch.from_numpy(dice.standard_normal((3, 1), np.float32) * np.float32(self.tilt))
         hidden = torch.zeros_like(frames_mt, dtype=torch.bool)
         for _ in range(self.masks):
             for across, most in ((hidden, self.masked_mels), (hidden.mT, self.masked_frames)):
                 width = int(dice.integers(0, min(most, len(across)) + 1))
                 start = int(dice.integers(0, len(across) - width + 1))
                 across[start : start + width] = True
-        return frames_mt.masked_fill(hidden, float(frames_mt.mean()))
+        return frames_mt.masked_fill(hidden, mean)

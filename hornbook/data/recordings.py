@@ -23,6 +23,8 @@ from hornbook.batch import IGNORE, Batch
 from hornbook.data.audio import Variation, log_mel, read_wav, resampled
 from hornbook.errors import UserError
 
+ROOM = 1.0  # four powers of ten: what is quieter than the loudest by more is the room and the microphone, not the voice
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -105,8 +107,10 @@ class SpeechRows:
         if self.variation is not None:
             samples = self.variation.sound(samples, self.rate, dice)
         frames_mt = log_mel(samples, self.rate, self.mels)
-        frames_mt = (frames_mt - frames_mt.mean()) / frames_mt.std().clamp(min=1e-3)  # however loud the recording is
-        return (frames_mt if self.variation is None else self.variation.frames(frames_mt, dice)).mT
+        frames_mt = frames_mt.maximum(frames_mt.max() - ROOM)
+        if self.variation is not None:
+            frames_mt = self.variation.frames(frames_mt, dice)
+        return ((frames_mt - frames_mt.mean()) / frames_mt.std().clamp(min=1e-3)).mT  # however loud the recording is
 
 
 def spelled_ids(text: str, letters: str) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-import numpy as np
 from torch import Tensor
 
 Letters = tuple[int, ...]
@@ -53,4 +52,5 @@ def _gain(beam: dict[Letters, tuple[float, float]], prefix: Letters, blank: floa
 
 def _add(a: float, b: float) -> float:
     """log(exp a + exp b)"""
-    return float(np.logaddexp(a, b))
+    low, high = (a, b) if a < b else (b, a)
+    return high if low == NEVER else high + math.log1p(math.exp(low - high))

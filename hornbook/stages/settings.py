@@ -86,7 +86,7 @@ class SpeechRecipe:
 
     folder: of LABEL_SPEAKER_*.wav, or a .tsv or .jsonl file of file, text, speaker. held_out: the speaker that is only measured.
     spelling: the text of a label. rate: samples per second that every recording is brought to.
-    speed, shift, noise, masks: how far a recording may be varied each time, see `hornbook/data/audio.py`.
+    speed, shift, noise, warp, tilt, masks: how far a recording may be varied each time, see `hornbook/data/audio.py`.
     """
 
     out: str
@@ -98,6 +98,8 @@ class SpeechRecipe:
     speed: float = 0.0
     shift: float = 0.0
     noise: float = 0.0
+    warp: float = 0.0
+    tilt: float = 0.0
     masks: int = 0
     seed: int = 0
     rows: int = 32
@@ -117,7 +119,7 @@ class SpeechRecipe:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         if not 4000 <= self.rate <= 48_000:
             raise ValueError(f"rate must be from 4000 to 48000 samples per second: {self.rate}")
-        for name, limit in (("speed", 0.9), ("shift", 10), ("noise", 10), ("masks", 100)):
+        for name, limit in (("speed", 0.9), ("shift", 10), ("noise", 10), ("warp", 0.9), ("tilt", 10), ("masks", 100)):
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must be from 0 to {limit}: {getattr(self, name)}")
 

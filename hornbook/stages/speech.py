@@ -78,7 +78,7 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
             f"model_type must be speech_ctc: {config.get('model_type')!r}", where="[model]: model_type", fix="correct it"
         )
     model = families.build(config, "[model]")
-    variation = Variation(recipe.speed, recipe.shift, recipe.noise, recipe.masks)
+    variation = Variation(recipe.speed, recipe.shift, recipe.noise, recipe.warp, recipe.tilt, recipe.masks)
     rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed)
     unheard = SpeechRows(held_out, letters, recipe.rate, config["num_mel_bins"])
     _fits(max(rows.longest(), unheard.longest()), config["max_source_positions"])

@@ -117,7 +117,7 @@ def test_silence_has_a_spectrogram() -> None:
     assert log_mel(torch.zeros(800), 8000, 40).eq(-1.5).all()  # (log10 1e-10 + 4) / 4
 
 
-VARIATION = Variation(speed=0.2, shift=0.1, noise=0.3, masks=2)
+VARIATION = Variation(speed=0.2, shift=0.1, noise=0.3, warp=0.1, tilt=0.1, masks=2)
 
 
 def test_variations_are_drawn_from_the_dice_alone() -> None:
@@ -147,6 +147,18 @@ def test_each_variation_stays_within_its_bounds() -> None:
         rows, columns = hidden.mean(1) == 1, hidden.mean(0) == 1
         assert rows.sum() <= 3 and columns.sum() <= 4
         assert not hidden[~rows][:, ~columns].any()
+
+
+def test_another_throat_moves_the_bands_and_another_microphone_weighs_them() -> None:
+    """A peak is moved by at most the share that was asked for; what is added by a tilt is the same curve in every frame."""
+    peak = torch.zeros(40, 6)
+    peak[20] = 1
+    found = {int(Variation(warp=0.2).frames(peak, np.random.default_rng(seed)).sum(1).argmax()) for seed in range(60)}
+    assert min(found) >= 20 / 1.2 - 1 and max(found) <= 20 / 0.8 + 1 and len(found) > 4
+    frames = log_mel(tone(440, 8000), 8000, 40)
+    added = Variation(tilt=0.1).frames(frames, np.random.default_rng(0)) - frames
+    assert (added - added[:, :1]).abs().max() < 1e-6 < 0.02 < added.abs().max() < 1
+    assert added[:, 0].diff().abs().max() < 0.1
 
 
 def test_faster_is_higher() -> None:

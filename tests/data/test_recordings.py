@@ -99,6 +99,7 @@ def test_without_a_variation_the_frames_are_the_recordings_alone(tmp_path: Path)
     quiet, slow = recorded(tmp_path / "a.wav", 440, 0.2), recorded(tmp_path / "b.wav", 440, 0.2, rate=22050)
     rows = SpeechRows([Recording(quiet, "a"), Recording(slow, "a")], LETTERS, 8000, 20)
     frames = log_mel(rows.samples[0], 8000, 20)
+    frames = frames.maximum(frames.max() - 1)
     torch.testing.assert_close(rows.frames(0, 7), ((frames - frames.mean()) / frames.std()).mT)
     assert torch.equal(rows.frames(0, 7), rows.frames(0, 0)) and rows.longest() == pytest.approx(0.2, abs=1e-3)
     assert rows.samples[0].shape == rows.samples[1].shape
