@@ -31,15 +31,8 @@ from hornbook.train.ctc import ctc, ctc_loss
 from hornbook.train.loop import Run, fit
 
 METRICS = "metrics.jsonl"
-FIGURES = (
-    "stage",
-    "step",
-    "loss",
-    "left_out",
-    "learning_rate",
-    "grad_norm",
-    "seconds",
-)  # the others count tokens, which sound has not
+# What a row of metrics keeps: the others count tokens, which sound has not.
+FIGURES = ("stage", "step", "loss", "left_out", "learning_rate", "grad_norm", "seconds")
 BEAM, MOST_KNOWN = 16, 1000  # prefixes; texts that are few enough to be compared one by one
 
 
@@ -57,7 +50,7 @@ class Errors:
     def __str__(self) -> str:
         known = "" if self.known_wrong is None else f"{self._share(self.known_wrong)} not recognised among the known texts; "
         freely = f"{self._share(self.spelled_wrong)} not spelled right freely"
-        return f"{known}{freely}; {self.letters_wrong} of {self.letters} letters wrong ({self.letters_wrong / self.letters:.1%})"
+        return f"{known}{freely}; {self.letters_wrong} of {self.letters} letters wrong ({self.letters_wrong / max(1, self.letters):.1%})"
 
     def _share(self, wrong: int) -> str:
         return f"{wrong} of {self.recordings} ({wrong / self.recordings:.1%})"
