@@ -50,7 +50,8 @@ class Errors:
     def __str__(self) -> str:
         known = "" if self.known_wrong is None else f"{self._share(self.known_wrong)} not recognised among the known texts; "
         freely = f"{self._share(self.spelled_wrong)} not spelled right freely"
-        return f"{known}{freely}; {self.letters_wrong} of {self.letters} letters wrong ({self.letters_wrong / max(1, self.letters):.1%})"
+        share = self.letters_wrong / max(1, self.letters)
+        return f"{known}{freely}; {self.letters_wrong} of {self.letters} letters wrong ({share:.1%})"
 
     def _share(self, wrong: int) -> str:
         return f"{wrong} of {self.recordings} ({wrong / self.recordings:.1%})"
