@@ -16,16 +16,17 @@ IGNORE = -100  # a target that counts for nothing, as in torch's cross-entropy
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens and what should be said at each.
+    """Rows of tokens and what should be said at each; or rows of frames and the letters said in them.
 
-    tokens_bt      ids (B, T)
+    tokens_bt      ids (B, T); of sound, log-mel frames (B, mels, S)
     targets_bt     the id to be said there (B, T): the one that follows, or the one that was hidden; for classification one class
                    per row (B,); `IGNORE` where nothing is asked
     documents_bt   a number per token where a row packs several documents, else None
     positions_bt   positions that start anew with each packed document, else None
     text_bytes     bytes of text that the counted targets stand for, for bits per byte
     source_bs      ids (B, S) that the encoder of an encoder-decoder reads; tokens_bt are the decoder's
-    padding_bs     True where a token may be seen: of the source where there is one, else of tokens_bt; None: everywhere
+    padding_bs     True where a token or frame is the row's own and not padding: of the source where there is one, else of
+                   tokens_bt; None: everywhere
     """
 
     tokens_bt: Tensor

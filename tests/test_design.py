@@ -18,7 +18,7 @@ import pytest
 import hornbook
 from hornbook.cli.main import VERBS, run
 from hornbook.config import from_toml
-from hornbook.stages.settings import Recipe, SftRecipe
+from hornbook.stages.settings import Recipe, SftRecipe, SpeechRecipe
 from hornbook.stages.voice import Silent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,7 +206,9 @@ print(heavy("torch", "numba", "matplotlib", "jinja2"), file=sys.stderr)
 
 @pytest.mark.parametrize("verb", COMPUTES)
 def test_every_verb_that_computes_takes_a_device(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = {"pretrain": ["recipes/town.toml"], "sft": ["recipes/town-sft.toml"]}.get(verb, [])
+    recipe = {"pretrain": ["recipes/town.toml"], "sft": ["recipes/town-sft.toml"], "speech": ["recipes/digits-ctc.toml"]}.get(
+        verb, []
+    )
     with pytest.raises(SystemExit) as left:
         run([verb, *(str(ROOT / path) for path in recipe), "--help"])
     assert left.value.code == 0
@@ -216,8 +218,9 @@ def test_every_verb_that_computes_takes_a_device(verb: str, capsys: pytest.Captu
 # --- recipes --------------------------------------------------------------------------------------------------------------
 
 
-def kind_of(path: Path) -> type[Recipe] | type[SftRecipe]:
-    return SftRecipe if "base =" in path.read_text(encoding="utf-8") else Recipe
+def kind_of(path: Path) -> type[Recipe] | type[SftRecipe] | type[SpeechRecipe]:
+    text = path.read_text(encoding="utf-8")
+    return SftRecipe if "base =" in text else SpeechRecipe if "speech_ctc" in text else Recipe
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +264,7 @@ def test_a_recipe_can_name_every_optimizer_and_schedule() -> None:
     from hornbook.optim.kinds import OPTIMIZERS
     from hornbook.optim.schedule import DECAYS
 
-    for kind in (Recipe, SftRecipe):
+    for kind in (Recipe, SftRecipe, SpeechRecipe):
         hints = typing.get_type_hints(kind)
         assert sorted(typing.get_args(hints["optimizer"])) == sorted(OPTIMIZERS)
         assert sorted(typing.get_args(hints["decay"])) == sorted(DECAYS)

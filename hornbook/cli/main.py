@@ -23,6 +23,7 @@ VERBS = {
     "try": "find a learning rate, or compare optimizers, on a recipe's own text",
     "sft": "teach a pretrained model to answer, as a recipe says",
     "replay": "take a step again that training left out",
+    "speech": "teach a model to spell what it hears, as a recipe says, and measure it on a speaker it never heard",
     "eval": "score a model on a task or on held-out text",
     "generate": "continue a text",
     "chat": "talk to a model",

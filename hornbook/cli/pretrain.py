@@ -30,7 +30,6 @@ def recipe_path(verb: str, arguments: Sequence[str]) -> tuple[Path, list[str]]:
         if arguments and arguments[0] in ("-h", "--help"):
             print(f"usage: hornbook {verb} RECIPE.toml [--FIELD VALUE ...]\n\nhornbook {verb} RECIPE.toml --help lists the fields.")
             sys.exit(0)
-        raise UserError(
-            f"{verb} needs a recipe", fix=f"hornbook {verb} recipes/{'town' if verb == 'pretrain' else 'town-sft'}.toml"
-        )
+        recipe = {"pretrain": "town", "sft": "town-sft", "speech": "digits-ctc"}[verb]
+        raise UserError(f"{verb} needs a recipe", fix=f"hornbook {verb} recipes/{recipe}.toml")
     return Path(arguments[0]), list(arguments[1:])

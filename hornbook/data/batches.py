@@ -123,18 +123,8 @@ def _one_document(batch: Batch) -> Batch:
 
 
 def moved(batch: Batch, device: torch.device | str) -> Batch:
-    def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(device)
-
-    return Batch(
-        batch.tokens_bt.to(device),
-        batch.targets_bt.to(device),
-        move(batch.documents_bt),
-        move(batch.positions_bt),
-        batch.text_bytes,
-        move(batch.source_bs),
-        move(batch.padding_bs),
-    )
+    tensors: dict[str, Any] = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    return replace(batch, **{name: value.to(device) for name, value in tensors.items()})
 
 
 class StreamRows:

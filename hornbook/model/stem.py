@@ -123,11 +123,17 @@ class FrameStemLayer(nn.Module):
         self.positions = nn.Embedding(spec.positions, dim)
 
     def forward(self, frames_bmt: Tensor, ctx: Context) -> tuple[Tensor, Context]:
-        """A `padding_bs` of frames becomes one of positions: true where the middle frame of the three is."""
+        """A `padding_bs` of frames becomes one of positions: true where the middle frame of the three is.
+
+        Frames that are padding must be 0: then a row gives what it gives alone.
+        """
         if frames_bmt.shape[1] != self.spec.mels or (frames_bmt.shape[2] + 1) // 2 > self.spec.positions:
             limit = f"(B, {self.spec.mels}, at most {2 * self.spec.positions})"
             raise ValueError(f"frames must be {limit}: {list(frames_bmt.shape)}")
-        x = self.act(self.second(self.act(self.first(frames_bmt)))).mT
+        x = self.act(self.first(frames_bmt))
+        if ctx.padding_bs is not None:
+            x = x.masked_fill(~ctx.padding_bs[:, None], 0)  # as behind the end of a row alone
+        x = self.act(self.second(x)).mT
         if ctx.padding_bs is not None:
             ctx = replace(ctx, padding_bs=ctx.padding_bs[:, ::2])
         return F.dropout(x + self.positions(default_positions(x)), self.spec.dropout, self.training), ctx

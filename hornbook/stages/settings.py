@@ -119,6 +119,50 @@ def _check_learning(recipe: Recipe | SftRecipe) -> None:
 
 
 @dataclass(frozen=True)
+class SpeechRecipe:
+    """A speech encoder that spells what it hears, learned by CTC. `[model]` is a speech_ctc config in TOML.
+
+    folder: of LABEL_SPEAKER_*.wav, or a .tsv or .jsonl file of file, text, speaker. held_out: the speaker that is only measured.
+    spelling: the text of a label. rate: samples per second that every recording is brought to.
+    speed, shift, noise, warp, tilt, masks: how far a recording may be varied each time, see `hornbook/data/audio.py`.
+    """
+
+    out: str
+    model: dict[str, Any]
+    folder: str = ""
+    held_out: str = ""
+    spelling: dict[str, str] = field(default_factory=dict)
+    rate: int = 8000
+    speed: float = 0.0
+    shift: float = 0.0
+    noise: float = 0.0
+    warp: float = 0.0
+    tilt: float = 0.0
+    masks: int = 0
+    seed: int = 0
+    rows: int = 32
+    steps: int = 600
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: float = 0.01
+    embedding_rate: float = 0.003
+    warmup: int = 30
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    clip: float = 1.0
+    save_seconds: float = 20.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        if not 4000 <= self.rate <= 48_000:
+            raise ValueError(f"rate must be from 4000 to 48000 samples per second: {self.rate}")
+        for name, limit in (("speed", 0.9), ("shift", 10), ("noise", 10), ("warp", 0.9), ("tilt", 10), ("masks", 100)):
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(f"{name} must be from 0 to {limit}: {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class Quickstart:
     """The whole life of a language model in one run. `minutes` is the one dial; everything else follows or can be set."""
 

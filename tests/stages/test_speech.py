@@ -1,0 +1,154 @@
+"""The speech stage: a language of tones is learned from two voices and understood from a third; and the real digits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hornbook.checkpoint.pretrained import load_model
+from hornbook.config import from_toml
+from hornbook.errors import Interrupted, UserError
+from hornbook.files import read_lines, verified
+from hornbook.stages import speech
+from hornbook.stages.settings import SpeechRecipe
+from hornbook.stages.speech import edits, likeliest, speech_run
+from hornbook.stages.voice import Silent
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TONES = {"a": 400.0, "b": 900.0, "c": 2000.0}  # hertz
+VOICES = {"low": 0.94, "high": 1.06, "middle": 1.0}
+WORDS = ["a", "b", "ab", "ba", "ca", "abc", "cab"]
+MODEL = {
+    "model_type": "speech_ctc", "num_mel_bins": 20, "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 64, "activation_function": "gelu", "max_source_positions": 40,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words of tones, one tone per letter, in three voices, twice."""
+    folder, dice = tmp_path_factory.mktemp("tones"), random.Random(0)
+    for voice, pitch in VOICES.items():
+        for number, word in enumerate(WORDS * 2):
+            parts = [np.sin(2 * np.pi * TONES[letter] * pitch * np.arange(dice.randrange(500, 900)) / 8000) for letter in word]
+            with wave.open(str(folder / f"{word}_{voice}_{number}.wav"), "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                file.writeframes((np.concatenate(parts) * 9000).astype("<i2").tobytes())
+    return folder
+
+
+def recipe(tones: Path, out: Path, **changes: Any) -> SpeechRecipe:
+    given = SpeechRecipe(
+        str(out),
+        MODEL,
+        str(tones),
+        "middle",
+        rows=7,
+        steps=6,
+        embedding_rate=0.01,
+        shift=0.02,
+        noise=0.05,
+        warmup=5,
+        save_seconds=math.inf,
+    )
+    return dataclasses.replace(given, **changes)
+
+
+def test_a_language_of_tones_is_understood_from_a_voice_never_heard(tones: Path, tmp_path: Path) -> None:
+    found = speech_run(recipe(tones, tmp_path / "run", steps=40), Silent(), "")
+    assert (found.recordings, found.letters) == (14, 2 * len("".join(WORDS)))
+    assert found.known_wrong == 0 and found.spelled_wrong <= 2 and found.letters_wrong <= 2
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert rows[-1]["step"] == 40 and rows[-1]["loss"] < 0.5 < 3 < rows[0]["loss"]
+    assert json.loads((tmp_path / "run" / "errors.json").read_text()) == {"held_out": "middle", **dataclasses.asdict(found)}
+
+
+def test_a_finished_run_is_kept_and_a_changed_one_refused(tones: Path, tmp_path: Path) -> None:
+    first = speech_run(recipe(tones, tmp_path / "run"), Silent(), "")
+    about = verified(tmp_path / "run" / "model")
+    assert speech_run(recipe(tones, tmp_path / "run"), Silent(), "") == first
+    assert verified(tmp_path / "run" / "model") == about and len(read_lines(tmp_path / "run" / "metrics.jsonl")) == 6
+    config = load_model(tmp_path / "run" / "model").config
+    assert (config["letters"], config["vocab_size"], config["sampling_rate"]) == ("abc", 4, 8000)
+    with pytest.raises(UserError, match="belongs to another run"):
+        speech_run(recipe(tones, tmp_path / "run", held_out="low"), Silent(), "")
+
+
+def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = speech_run(recipe(tones, tmp_path / "whole"), Silent(), "")
+    objective, calls = speech.ctc, 0
+
+    def stopping(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        return objective(*given)
+
+    monkeypatch.setattr(speech, "ctc", stopping)
+    with pytest.raises(Interrupted, match="hornbook speech r.toml"):
+        speech_run(recipe(tones, tmp_path / "cut"), Silent(), "hornbook speech r.toml")
+    assert speech_run(recipe(tones, tmp_path / "cut"), Silent(), "") == whole and calls == 6
+    first, second = (load_model(tmp_path / name / "model").state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"held_out": "midle"}, "did you mean 'middle'"), ({"held_out": ""}, "known: high, low, middle"),
+        ({"folder": "nowhere"}, "nowhere"), ({"model": {**MODEL, "max_source_positions": 3}}, "max_source_positions"),
+        ({"model": {"model_type": "speech_ctc"}}, "d_model"), ({"model": {"model_type": "llama"}}, "speech_ctc"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused_before_any_work(changes: dict[str, Any], named: str, tones: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=named):
+        speech_run(recipe(tones, tmp_path / "run", **changes), Silent(), "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_edits_are_the_fewest() -> None:
+    """Against the definition, by recursion."""
+
+    def slow(a: str, b: str) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        return min(slow(a[1:], b) + 1, slow(a, b[1:]) + 1, slow(a[1:], b[1:]) + (a[0] != b[0]))
+
+    dice = random.Random(0)
+    for _ in range(150):
+        a, b = ("".join(dice.choices("ab", k=dice.randrange(6))) for _ in range(2))
+        assert edits(a, b) == slow(a, b)
+    assert edits("kitten", "sitting") == 3
+
+
+def test_the_likeliest_known_text_is_the_one_that_the_frames_spell() -> None:
+    sure = torch.full((5, 4), -9.0)
+    sure[range(5), [1, 1, 0, 1, 3]] = 9
+    assert likeliest(sure, ["a", "aa", "aac", "ab"], "abc") == "aac"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("speaker", ["george", "jackson", "lucas", "nicolas"])
+def test_digits_of_a_speaker_never_heard(speaker: str, data_folder: Path, tmp_path: Path) -> None:
+    given = from_toml(SpeechRecipe, ROOT / "recipes" / "digits-ctc.toml")
+    found = speech_run(
+        dataclasses.replace(given, folder=str(data_folder / "tasks" / "fsdd"), held_out=speaker, out=str(tmp_path / "run")),
+        Silent(),
+        "",
+    )
+    assert found.known_wrong is not None and found.known_wrong <= 0.3 * found.recordings, str(found)
