@@ -115,14 +115,14 @@ def test_the_sweep_keeps_the_recipes_optimizer_and_proportion() -> None:
 
 def test_each_optimizer_has_the_best_of_its_rates() -> None:
     asked = trials()
-    found = try_optimizers(asked, 10, Silent())
+    found = try_optimizers(asked, 4, Silent())
     for task in ("one_batch", "short_run"):
         assert list(found[task]) == list(RATES)
         for kind, best in found[task].items():
-            factor = warmup_decay(10, 1, "constant" if task == "one_batch" else "linear")
+            factor = warmup_decay(4, 1, "constant" if task == "one_batch" else "linear")
             for row in best["tried"]:
                 losses = asked.learn(
-                    {"kind": kind, "learning_rate": row["rate"]}, [factor(step) for step in range(10)], task == "one_batch"
+                    {"kind": kind, "learning_rate": row["rate"]}, [factor(step) for step in range(4)], task == "one_batch"
                 )[1]
                 assert row["loss"] == losses[-1]
             assert best["loss"] == min(row["loss"] for row in best["tried"]) and best["at_an_end"] == (
