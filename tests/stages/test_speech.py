@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import random
+import signal
 import wave
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,6 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
         nonlocal calls
         calls += 1
         if calls == 4:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGINT)
         return objective(*given)
 
@@ -140,6 +139,12 @@ def test_the_likeliest_known_text_is_the_one_that_the_frames_spell() -> None:
     sure = torch.full((5, 4), -9.0)
     sure[range(5), [1, 1, 0, 1, 3]] = 9
     assert likeliest(sure, ["a", "aa", "aac", "ab"], "abc") == "aac"
+
+
+def test_the_recipe_trains(tones: Path, tmp_path: Path) -> None:
+    given = from_toml(SpeechRecipe, ROOT / "recipes" / "digits-ctc.toml")
+    speech_run(dataclasses.replace(given, folder=str(tones), held_out="low", steps=2, out=str(tmp_path / "run")), Silent(), "")
+    assert given.model.items() <= load_model(tmp_path / "run" / "model").config.items()
 
 
 @pytest.mark.slow
