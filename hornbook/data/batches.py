@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
-from hornbook.batch import Batch
+from hornbook.batch import IGNORE, Batch
 from hornbook.data.order import permuted_nearby
 from hornbook.data.prefetch import Ahead
 from hornbook.errors import UserError
@@ -99,21 +100,30 @@ def samples_at(rows: Rows, seed: int, places: NDArray[np.int64]) -> Batch:
 
 
 def joined(parts: list[Batch], places: NDArray[np.int64]) -> Batch:
-    """One batch from several: row i of the parts, one after the other, becomes row `places[i]`."""
+    """One batch from several: row i of the parts, one after the other, becomes row `places[i]`; shorter rows are padded.
+
+    Rows that do not say what is padding must be equally long, or it is a `ValueError`.
+    """
     if len(parts) == 1:
         return parts[0]  # whose places are in order
-    if len(widths := {part.tokens_bt.shape[1] for part in parts}) > 1:
+    widths = {part.tokens_bt.shape[-1] for part in parts}
+    if len(widths) > 1 and any(part.padding_bs is None for part in parts):
         raise ValueError(f"rows of one batch must be equally long: {sorted(widths)} tokens")
     if any(part.documents_bt is not None for part in parts):
         parts = [part if part.documents_bt is not None else _one_document(part) for part in parts]
     order = torch.from_numpy(np.argsort(places))
 
-    def join(values: list[Any]) -> Any:
+    def join(name: str, values: list[Any]) -> Any:
         if isinstance(values[0], int):
             return sum(values)
-        return None if all(value is None for value in values) else torch.cat(values)[order]
+        if all(value is None for value in values):
+            return None
+        longest, fill = max(value.shape[-1] for value in values), IGNORE if name == "targets_bt" else 0
+        if values[0].ndim > 1:
+            values = [functional.pad(value, (0, longest - value.shape[-1]), value=fill) for value in values]
+        return torch.cat(values)[order]
 
-    return Batch(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(Batch)})
+    return Batch(**{field.name: join(field.name, [getattr(part, field.name) for part in parts]) for field in fields(Batch)})
 
 
 def _one_document(batch: Batch) -> Batch:

@@ -142,11 +142,11 @@ class SpeechRecipe:
     seed: int = 0
     rows: int = 32
     steps: int = 600
-    optimizer: Literal["adamw", "muon"] = "muon"
+    optimizer: Optimizer = "muon"
     learning_rate: float = 0.01
     embedding_rate: float = 0.003
     warmup: int = 30
-    decay: Literal["linear", "cosine", "constant"] = "linear"
+    decay: Decay = "linear"
     clip: float = 1.0
     save_seconds: float = 20.0
     device: str = "auto"

@@ -94,7 +94,7 @@ def test_a_run_that_goes_on_hides_the_same() -> None:
         np.random.seed(stop)
         second.load_state(first.state())
         assert all(same(a, b) for a, b in zip(whole[stop:], islice(second, 12 - stop), strict=True))
-    one_by_one = torch.cat([batch.targets_bt for batch in islice(batches(1), 11)])
+    one_by_one = torch.cat([batch.targets_bt for batch in islice(batches(1), 12)])
     assert torch.equal(one_by_one, torch.cat([batch.targets_bt for batch in whole[:4]])), "the batch's size changes nothing"
 
 
