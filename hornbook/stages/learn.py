@@ -225,7 +225,10 @@ def _train(
 def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[str, Any]], None]:
     def log(row: dict[str, Any]) -> None:
         append_line(run / METRICS, row)
-        voice.progress(row["step"], steps, {key: float(row[key]) for key in SHOWN if key in row})
+        figures = {key: float(row[key]) for key in SHOWN if key in row}
+        if "held_out_bits_per_byte" in figures:
+            figures.pop("held_out_loss", None)  # the same in another unit
+        voice.progress(row["step"], steps, figures)
 
     return log
 
