@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from hornbook.checkpoint.pretrained import load_model
 from hornbook.config import from_toml
 from hornbook.errors import Interrupted, UserError
+from hornbook.families import build
 from hornbook.files import read_lines, verified
+from hornbook.model import Context, initialize
 from hornbook.stages import speech
 from hornbook.stages.settings import SpeechRecipe
 from hornbook.stages.speech import edits, likeliest, speech_run
@@ -118,6 +121,19 @@ def test_what_cannot_be_run_is_refused_before_any_work(changes: dict[str, Any], 
     with pytest.raises(UserError, match=named):
         speech_run(recipe(tones, tmp_path / "run", **changes), Silent(), "")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("frames", [[40, 21, 32], [17, 18, 1]])
+def test_a_padded_recording_gives_what_it_gives_alone(frames: list[int]) -> None:
+    """At its own positions, one per two frames; odd lengths end within a position."""
+    model = initialize(build({**MODEL, "vocab_size": 5}), 0, std=0.2).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    alone = [torch.randn(length, MODEL["num_mel_bins"], generator=generator, dtype=torch.float64) for length in frames]
+    padding_bs = torch.arange(max(frames)) < torch.tensor(frames)[:, None]
+    together_btv = model(pad_sequence(alone, batch_first=True).mT, Context(padding_bs=padding_bs))
+    for row, x_sm in enumerate(alone):
+        found_tv = model(x_sm.mT[None])[0]
+        torch.testing.assert_close(together_btv[row, : len(found_tv)], found_tv, rtol=0, atol=1e-10)
 
 
 def test_edits_are_the_fewest() -> None:
