@@ -132,17 +132,16 @@ def restore(saved: Saved, model: TransformerModel, optimizer: Optimizers) -> Non
 
 
 def random_numbers() -> dict[str, Tensor]:
-    """Where torch's random numbers stand, on the processor and on each GPU."""
-    devices = enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
-    return {"random": torch.get_rng_state()} | {f"random/{number}": state for number, state in devices}
+    """Where torch's random numbers stand, on the processor and on the GPU that this process computes on."""
+    gpu = {"random/gpu": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+    return {"random": torch.get_rng_state(), **gpu}
 
 
 def set_random_numbers(tensors: dict[str, Tensor]) -> None:
     """Go on from where `random_numbers` stood; a GPU that is not there any more is left out."""
     torch.set_rng_state(tensors["random"])
-    for number in range(torch.cuda.device_count()):
-        if f"random/{number}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"random/{number}"], number)
+    if "random/gpu" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/gpu"])
 
 
 def _tied(model: TransformerModel) -> set[str]:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from hornbook import families
-from hornbook.adapt.recompute import recompute
+from hornbook.batch import Batch
 from hornbook.checkpoint.pretrained import load_model, write_model
-from hornbook.data.batches import Batches, Rows, StreamRows, moved
+from hornbook.data.batches import Rows, StreamRows, moved
 from hornbook.data.documents import Document
 from hornbook.data.masking import MaskedRows, Masking
 from hornbook.data.packing import pack, pack_stream
@@ -25,24 +25,21 @@ from hornbook.files import append_line, digest, read_lines, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
 from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
-from hornbook.optim.build import build_optimizer
-from hornbook.optim.schedule import warmup_decay
 from hornbook.stages.corpus import saved_documents, saved_rows
 from hornbook.stages.keep import kept, lineage
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
+from hornbook.stages.train import Stage, train
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import BOS, MASK
 from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.train.loop import Hook, Run, fit
+from hornbook.train.loop import Hook
 from hornbook.train.objective import causal_lm, masked_lm
-from hornbook.train.precision import choose_precision
 from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
-ROLLBACK_POINTS = 20  # states of a run that training may go back to
-HOOKS, HELD_OUT = 4, 40  # looks at held-out text during a run, and how many documents each look reads
+HELD_OUT = 40  # documents that a look at held-out text reads
 HELD_OUT_ROWS = 128  # of a masked look, which asks for a share of the tokens only
 METRICS = "metrics.jsonl"
 SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte", "held_out_loss")
@@ -103,11 +100,12 @@ def pretrain(
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(device)
     rows = training_rows(recipe, tokenizer, shards, voice)
+    objective, hooks = causal_lm, [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
     if recipe.objective == "masked":
-        hooks = [_held_out_masked(tokenizer, corpus, recipe.context)]
-    else:
-        hooks = [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
-    _train(model, tokenizer, rows, recipe, inputs, "pretrain", run, device, voice, resume, hooks)
+        objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
+    log = _logger(run, "pretrain", recipe.steps, voice)
+    train(model, rows, recipe, objective, Stage("pretrain", inputs, run, device, voice, resume, log, _texts(tokenizer)), hooks)
+    voice.end(_outcome(run, "pretrain"))
     _save(model, tokenizer, folder, inputs)
     return folder
 
@@ -156,7 +154,9 @@ def sft(
     if too_long:
         voice.say(f"{too_long} of {len(conversations)} conversations are longer than {context} tokens and are left out")
     hooks = [held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations, context))]
-    _train(model, tokenizer, rows, recipe, inputs, "sft", run, device, voice, resume, hooks)
+    log = _logger(run, "sft", recipe.steps, voice)
+    train(model, rows, recipe, causal_lm, Stage("sft", inputs, run, device, voice, resume, log, _texts(tokenizer)), hooks)
+    voice.end(_outcome(run, "sft"))
     _save(model, tokenizer, folder, inputs)
     return folder
 
@@ -195,31 +195,13 @@ def _examples(tokenizer: Tokenizer, conversations: list[Document], replayed: lis
         yield ids, [1] * len(ids)
 
 
-def _train(
-    model: TransformerModel, tokenizer: Tokenizer, rows: Rows, recipe: Recipe | SftRecipe, inputs: dict[str, Any], stage: str,
-    run: Path, device: torch.device, voice: Voice, resume: str, hooks: list[Hook],
-) -> None:  # fmt: skip
-    batches, precision = Batches(rows, recipe.rows, recipe.seed, device), choose_precision(recipe.precision, device)
-    voice.say(f"precision: {precision}")
-    recompute(model, recipe.recompute if isinstance(recipe, Recipe) else "none")
-    optimizer = build_optimizer(
-        model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate,
-        weight_decay=recipe.weight_decay if isinstance(recipe, Recipe) else 0.0, betas=(recipe.beta1, recipe.beta2),
-        momentum=recipe.momentum, nesterov=recipe.nesterov,
-    )  # fmt: skip
-    schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
-    settings = Run(
-        steps=recipe.steps, accumulate=recipe.accumulate if isinstance(recipe, Recipe) else 1, clip=recipe.clip,
-        precision=precision, sigmas=recipe.sigmas, folder=run / "checkpoints" / stage, save_seconds=recipe.save_seconds,
-        save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // 100),
-        hook_every=max(1, recipe.steps // HOOKS), stage=stage, name=digest(inputs), resume=resume,
-        describe=lambda batch: [tokenizer.decode(row) for row in batch.tokens_bt.tolist()],
-        log=_logger(run, stage, recipe.steps, voice), say=voice.say,
-    )  # fmt: skip
-    objective = masked_lm if isinstance(recipe, Recipe) and recipe.objective == "masked" else causal_lm
-    fit(model, batches, objective, optimizer, schedule, settings, hooks)
-    rows_logged = [row for row in read_lines(run / METRICS) if row["stage"] == stage and "loss" in row]
-    voice.end(f"loss {rows_logged[-1]['loss']:.3f}, {rows_logged[-1]['bits_per_byte']:.3f} bits per byte of training text")
+def _outcome(run: Path, stage: str) -> str:
+    last = [row for row in read_lines(run / METRICS) if row["stage"] == stage and "loss" in row][-1]
+    return f"loss {last['loss']:.3f}, {last['bits_per_byte']:.3f} bits per byte of training text"
+
+
+def _texts(tokenizer: Tokenizer) -> Callable[[Batch], list[str]]:
+    return lambda batch: [tokenizer.decode(row) for row in batch.tokens_bt.tolist()]
 
 
 def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[str, Any]], None]:

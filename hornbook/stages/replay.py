@@ -21,22 +21,6 @@ from hornbook.train.precision import Precision
 OBJECTIVES: dict[str, Objective] = {"causal_lm": causal_lm}
 
 
-class Again:
-    """An incident's batches as a source."""
-
-    def __init__(self, batches: list[Batch]):
-        self._batches = iter(batches)
-
-    def __next__(self) -> Batch:
-        return next(self._batches)
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError("an incident is not resumed")
-
-
 def replay(folder: Path, device: torch.device) -> dict[str, Any]:
     """The incident's record, with `again`: loss and gradient norm as they are now, and `rows`: each row's mean loss, highest first.
 
@@ -57,7 +41,7 @@ def replay(folder: Path, device: torch.device) -> dict[str, Any]:
     batches = [moved(batch, device) for batch in batches]
     precision = Precision(record["precision"]["name"], device.type, record["precision"]["scale"])
     set_random_numbers(tensors)
-    step = gradients(model, Again(batches), objective, precision, len(batches))
+    step = gradients(model, batches, objective, precision, record["position"])
     return {**record, "again": {"loss": step.loss, "gradient_norm": step.norm}, "rows": _rows(model, objective, batches, record)}
 
 

@@ -14,34 +14,18 @@ Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A pretraining run: corpus, tokenizer, model and training. `[model]` is a published config.json in TOML.
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How a model learns, whatever it learns from.
 
-    objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
-    data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
-    rows: sequences of `context` tokens per micro-batch; accumulate: micro-batches per step.
-    recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
-    precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
-    packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
-    vocab_multiple: the model gets rows for no token, up to a multiple of so many, where products of such a size are faster.
+    rows: samples per micro-batch; accumulate: micro-batches per step.
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
     momentum, nesterov: of sgd and muon; unset is the usual. decay_steps: the last so many fall; unset is all, for wsd a fifth.
+    precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
+    recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     """
 
-    out: str
-    model: dict[str, Any]
-    objective: Literal["causal", "masked"] = "causal"
-    data: str = "town"
-    language: str = "en"
     seed: int = 0
-    corpus_bytes: int = 10_000_000
-    conversations: int = 2000
-    vocab: int = 1024
-    vocab_multiple: int = 1
-    split: str = "cl100k"
-    context: int = 256
-    packing: Literal["stream", "best-fit"] = "stream"
     rows: int = 16
     accumulate: int = 1
     steps: int = 500
@@ -60,24 +44,59 @@ class Recipe:
     precision: str = "auto"
     recompute: Literal["none", "blocks", "selective"] = "none"
     sigmas: float = 6.0
-    init_std: float = 0.02
     save_seconds: float = 20.0
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("corpus_bytes", "vocab", "vocab_multiple", "context", "rows", "accumulate", "steps"):
+        for name in ("rows", "accumulate", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
-        for name in ("learning_rate", "embedding_rate", "clip", "init_std"):
+        for name in ("learning_rate", "embedding_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
+        if not 0 <= self.warmup:
+            raise ValueError(f"warmup must be at least 0: {self.warmup}")
+        check_optimizer(self.optimizer, (self.beta1, self.beta2), self.momentum, self.nesterov)
+        warmup_decay(self.steps, self.warmup, self.decay, self.decay_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Learning):
+    """A pretraining run: corpus, tokenizer, model and training. `[model]` is a published config.json in TOML.
+
+    objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
+    data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
+    packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
+    vocab_multiple: the model gets rows for no token, up to a multiple of so many, where products of such a size are faster.
+    """
+
+    out: str
+    model: dict[str, Any]
+    objective: Literal["causal", "masked"] = "causal"
+    data: str = "town"
+    language: str = "en"
+    corpus_bytes: int = 10_000_000
+    conversations: int = 2000
+    vocab: int = 1024
+    vocab_multiple: int = 1
+    split: str = "cl100k"
+    context: int = 256
+    packing: Literal["stream", "best-fit"] = "stream"
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("corpus_bytes", "vocab", "vocab_multiple", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        if not self.init_std > 0:
+            raise ValueError(f"init_std must be above 0: {self.init_std}")
         if self.objective == "masked" and self.packing != "stream":
             raise ValueError(f"packing must be stream where objective is masked: {self.packing!r}")
-        _check_learning(self)
+        super().__post_init__()
 
 
-@dataclass(frozen=True)
-class SftRecipe:
+@dataclass(frozen=True, kw_only=True)
+class SftRecipe(Learning):
     """A fine-tuning run on the conversations of a run's corpus. base: the run that `pretrain` made.
 
     replay: documents of the corpus that are mixed in, as a share of the conversations, so that the model keeps its prose.
@@ -85,41 +104,14 @@ class SftRecipe:
 
     base: str
     steps: int = 200
-    rows: int = 16
-    seed: int = 0
-    optimizer: Optimizer = "muon"
     learning_rate: float = 0.005
     embedding_rate: float = 0.005
-    beta1: float = 0.9
-    beta2: float = 0.95
-    momentum: float | None = None
-    nesterov: bool = False
     warmup: int = 10
-    decay: Decay = "linear"
-    decay_steps: int | None = None
-    clip: float = 1.0
     replay: float = 0.3
-    precision: str = "auto"
-    sigmas: float = 6.0
-    save_seconds: float = 20.0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
-        _check_learning(self)
 
 
-def _check_learning(recipe: Recipe | SftRecipe) -> None:
-    if not 0 <= recipe.warmup:
-        raise ValueError(f"warmup must be at least 0: {recipe.warmup}")
-    check_optimizer(recipe.optimizer, (recipe.beta1, recipe.beta2), recipe.momentum, recipe.nesterov)
-    warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
-
-
-@dataclass(frozen=True)
-class SpeechRecipe:
+@dataclass(frozen=True, kw_only=True)
+class SpeechRecipe(Learning):
     """A speech encoder that spells what it hears, learned by CTC. `[model]` is a speech_ctc config in TOML.
 
     folder: of LABEL_SPEAKER_*.wav, or a .tsv or .jsonl file of file, text, speaker. held_out: the speaker that is only measured.
@@ -139,27 +131,18 @@ class SpeechRecipe:
     warp: float = 0.0
     tilt: float = 0.0
     masks: int = 0
-    seed: int = 0
     rows: int = 32
     steps: int = 600
-    optimizer: Optimizer = "muon"
-    learning_rate: float = 0.01
     embedding_rate: float = 0.003
     warmup: int = 30
-    decay: Decay = "linear"
-    clip: float = 1.0
-    save_seconds: float = 20.0
-    device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("rows", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         if not 4000 <= self.rate <= 48_000:
             raise ValueError(f"rate must be from 4000 to 48000 samples per second: {self.rate}")
         for name, limit in (("speed", 0.9), ("shift", 10), ("noise", 10), ("warp", 0.9), ("tilt", 10), ("masks", 100)):
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must be from 0 to {limit}: {getattr(self, name)}")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)

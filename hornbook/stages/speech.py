@@ -15,20 +15,17 @@ from hornbook import families
 from hornbook.checkpoint.pretrained import load_model, write_model
 from hornbook.config import to_toml
 from hornbook.data.audio import HOP, Variation
-from hornbook.data.batches import Batches
 from hornbook.data.recordings import Recording, SpeechRows, read_recordings, spelled_ids
 from hornbook.errors import UserError, near
 from hornbook.files import append_line, digest, sha256, write_json, write_text, written_folder
 from hornbook.generation.ctc import prefix_beam
 from hornbook.model import TransformerModel, initialize
-from hornbook.optim.build import build_optimizer
-from hornbook.optim.schedule import warmup_decay
 from hornbook.ranks import choose_device
 from hornbook.stages.keep import kept, run_folder
 from hornbook.stages.settings import SpeechRecipe
+from hornbook.stages.train import Stage, train
 from hornbook.stages.voice import Voice
 from hornbook.train.ctc import ctc, ctc_loss
-from hornbook.train.loop import Run, fit
 
 METRICS = "metrics.jsonl"
 # What a row of metrics keeps: the others count tokens, which sound has not.
@@ -128,15 +125,7 @@ def _trained(
         append_line(run / METRICS, {key: row[key] for key in FIGURES if key in row})
         voice.progress(row["step"], recipe.steps, {"loss": row["loss"]} if "loss" in row else {})
 
-    optimizer = build_optimizer(
-        model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=0.0
-    )
-    plan = Run(
-        steps=recipe.steps, clip=recipe.clip, folder=run / "checkpoints" / "speech", save_seconds=recipe.save_seconds,
-        log_every=max(1, recipe.steps // 100), stage="speech", name=digest(inputs), resume=command, log=log, say=voice.say,
-    )  # fmt: skip
-    batches = Batches(rows, recipe.rows, recipe.seed, device)
-    fit(model, batches, ctc, optimizer, warmup_decay(recipe.steps, recipe.warmup, recipe.decay), plan)
+    train(model, rows, recipe, ctc, Stage("speech", inputs, run, device, voice, command, log))
     with written_folder(folder, {"inputs": inputs}) as target:
         write_model(model, target)
     voice.end(f"wrote {folder}")

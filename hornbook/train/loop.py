@@ -115,7 +115,8 @@ def fit(
     model.train()
     with Stop() as stop, Saver(run.folder) as saver:
         while state.step < run.steps:
-            step = gradients(model, batches, objective, parts.precision, run.accumulate)
+            position = batches.state()
+            step = gradients(model, [next(batches) for _ in range(run.accumulate)], objective, parts.precision, position)
             rate = optimizer.set_rate(schedule(state.step))
             overflowed = parts.precision.overflowed(math.isfinite(step.norm))
             odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
@@ -150,21 +151,20 @@ def fit(
     return state
 
 
-def gradients(model: TransformerModel, batches: BatchSource, objective: Objective, precision: Precision, accumulate: int) -> Step:
-    """One step's gradients: the mean over all targets of all micro-batches, not clipped yet."""
-    position, numbers, taken = batches.state(), random_numbers(), list[Batch]()
-    total, count = torch.zeros(()), torch.zeros((), dtype=torch.long)
-    for _ in range(accumulate):
-        batch = next(batches)
+def gradients(
+    model: TransformerModel, batches: list[Batch], objective: Objective, precision: Precision, position: dict[str, Any]
+) -> Step:  # fmt: skip
+    """One step's gradients: the mean over all targets of all micro-batches, not clipped yet. `position`: where the data stood."""
+    numbers, total, count = random_numbers(), torch.zeros(()), torch.zeros((), dtype=torch.long)
+    for batch in batches:
         with precision.autocast():
             loss = objective(model, batch)
         (loss.total * precision.scale if precision.scale != 1 else loss.total).backward()
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count
-        taken.append(batch)
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     torch._foreach_div_(found, (count.clamp(min=1) * precision.scale).to(found[0]))
     norm = torch.nn.utils.get_total_norm(found)
-    return Step(taken, position, numbers, float(total), int(count), float(norm), norm)
+    return Step(batches, position, numbers, float(total), int(count), float(norm), norm)
 
 
 def _left_out(

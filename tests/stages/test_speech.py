@@ -53,10 +53,10 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(tones: Path, out: Path, **changes: Any) -> SpeechRecipe:
     given = SpeechRecipe(
-        str(out),
-        MODEL,
-        str(tones),
-        "middle",
+        out=str(out),
+        model=MODEL,
+        folder=str(tones),
+        held_out="middle",
         rows=7,
         steps=6,
         embedding_rate=0.01,
