@@ -139,5 +139,12 @@ def join(sizes: Parallel, device: torch.device) -> Team:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=PATIENCE))
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        # torchrun's store outlives a restart of the ranks, with the addresses of those that are gone: each start has its own keys.
+        store, place, world = next(rendezvous("env://"))
+        own = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=own, rank=place, world_size=world, timeout=timedelta(seconds=PATIENCE))
     return Team(sizes, device)
