@@ -196,11 +196,13 @@ class Pipeline:
         self, batches: list[Batch], objective: Callable[[TransformerModel, Batch], Loss],
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext, scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Add to `.grad` what the summed loss of all micro-batches, times `scale`, gives; its total (float64) and count.
+        """Fill `.grad`, which must be empty, for the summed loss of all micro-batches times `scale`; its total (float64) and count.
 
         Both are zero but in the last stage. Every rank of the pipeline gives the same batches. Parameters that several stages
         hold have the same, whole gradient in each.
         """
+        if any(parameter.grad is not None for parameter in self.model.parameters()):
+            raise ValueError("the gradients of a pipeline start from None: call zero_grad(set_to_none=True) first")
 
         def look(model: Any, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             with autocast():
