@@ -174,7 +174,7 @@ class _Stage(nn.Module):
 
 
 class Pipeline:
-    """This rank's stage of a model, which it cuts; what then shards, casts or recomputes the model may follow.
+    """This rank's stage of a model, which it cuts; what shards, casts or recomputes the model comes after.
 
     mesh: the ranks of one pipeline, in order. `share` says whose parameters are whose.
     """
@@ -240,12 +240,21 @@ class Pipeline:
             self._engines[training] = len(batches), rows, engine
         stage, index = self._stage, torch.arange(len(batches))
         stage.batches, stage.look, stage.kept, stage.rows = batches, look, [], room
-        engine.step(*([index] if self.stage == 0 else []), index=index, target=index if training else None, return_outputs=False)
+        given, target = [index] if self.stage == 0 else [], index if training else None
+        try:
+            engine.step(*given, index=index, target=target, return_outputs=False)
+        except RuntimeError as failed:  # what the engine wraps errors of the objective in
+            if isinstance(failed.__cause__, ValueError):
+                raise failed.__cause__ from None
+            raise
         kept, stage.batches, stage.kept = stage.kept, [], []
         return kept
 
     def _engine(self, count: int, rows: int, training: bool) -> ScheduleGPipe | Schedule1F1B:
-        """Of so many micro-batches, and rows per message. Fewer than stages never fill a pipeline: 1F1B would be GPipe."""
+        """For so many micro-batches, and rows per message; torch's 1F1B takes no fewer micro-batches than stages, GPipe any.
+
+        The shape is told, so that the engine needs no trial run, whose findings it would send pickled.
+        """
         first = next(self.model.parameters())
         message = torch.empty(rows, self.dim, dtype=first.dtype, device="meta", requires_grad=training)
         stage = PipelineStage(
