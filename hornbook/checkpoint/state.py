@@ -207,12 +207,9 @@ def _weights(model: TransformerModel) -> dict[str, Tensor]:
 
 
 def _stored_names(model: TransformerModel) -> dict[str, str]:
-    """Each of the model's tensors, and the name that it is stored by: that of its owner where it is tied.
-
-    One whose owner is here too is left out; a rank may have layers without the owner.
-    """
-    owners, there = dict(model.ties), model.state_dict().keys()
-    return {name: owners.get(name, name) for name in there if owners.get(name) not in there}
+    """Each of the model's tensors, and the name that it is stored by: the whole model's. A tied one is stored by its owner's."""
+    tied = {name for name, _ in model.ties}
+    return {name: model.whole_names.get(name, name) for name in model.state_dict() if name not in tied}
 
 
 def _moments(model: TransformerModel, optimizer: Optimizers) -> Iterator[tuple[str, Tensor, Tensor, dict[str, Any]]]:

@@ -37,6 +37,7 @@ class Tied(nn.Module):
         super().__init__()
         self.ties = ties
         self.config: dict[str, Any] = {}  # the published config.json that this model was built from, where there is one
+        self.whole_names: dict[str, str] = {}  # of a part of a model: its parameters' names in the whole, where they differ
 
     def tie(self) -> None:
         """Make each tied parameter one tensor again, as after a load that replaced parameters."""

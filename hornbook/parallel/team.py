@@ -6,7 +6,6 @@ Where there is one process, every sum is the number itself and nothing is sent.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from hornbook.batch import Batch
 from hornbook.data.batches import moved
+from hornbook.model import TransformerModel
 from hornbook.optim.shards import plain
 from hornbook.parallel.sizes import AXES, Parallel
 from hornbook.ranks import is_cut, rank
@@ -23,6 +23,8 @@ from hornbook.ranks import is_cut, rank
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
+
+    from hornbook.parallel.pipeline import Pipeline
 
 BATCH = ("data", "expert")  # the axes over which every batch is cut
 PATIENCE = 22.0  # seconds that a rank waits for the others in one collective: more than any of them should be late
@@ -34,6 +36,7 @@ class Team:
     def __init__(self, sizes: Parallel | None = None, device: torch.device | str = "cpu"):
         self.sizes, self.device, self.part = sizes or Parallel(), torch.device(device), 0
         self.mesh: DeviceMesh | None = None
+        self.pipeline: Pipeline | None = None
         if self.sizes.world == 1:
             return
         from torch.distributed.device_mesh import init_device_mesh
@@ -61,8 +64,13 @@ class Team:
 
         return watched(rank(), self.sizes.world)
 
-    def spread(self, model: nn.Module) -> None:
+    def spread(self, model: TransformerModel) -> None:
         """Make a whole model, which is the same on every process, this process's part of it."""
+        if self.mesh is not None and self.sizes.pipeline > 1:
+            from hornbook.parallel.pipeline import Pipeline
+
+            self.pipeline = Pipeline(model, self.mesh["pipeline"], self.sizes.schedule)
+            model.whole_names = self.pipeline.share.names
         if self.mesh is not None and self.parts > 1:
             from hornbook.parallel.shard import shard
 
@@ -105,9 +113,11 @@ class Team:
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised.tolist()]
 
-    def norm(self, gradients: Iterable[Tensor]) -> Tensor:
+    def norm(self, model: TransformerModel) -> Tensor:
         """The 2-norm of all ranks' gradients together: those that are cut are summed over the axes that cut them."""
-        gradients = list(gradients)
+        owned = None if self.pipeline is None else self.pipeline.share.owned
+        own = [parameter for name, parameter in model.named_parameters() if owned is None or name in owned]
+        gradients = [parameter.grad for parameter in own if parameter.grad is not None]
         if self.mesh is None:
             return torch.nn.utils.get_total_norm(gradients)
         import torch.distributed as dist

@@ -165,18 +165,20 @@ def gradients(
     """One step's gradients: the mean over all targets of all micro-batches, not clipped yet. `position`: where the data stood."""
     numbers, team = random_numbers(), team or Team()
     total, count = torch.zeros(()), torch.zeros((), dtype=torch.long)
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate([] if team.pipeline else batches):
         team.before_micro_batch(model, number + 1 == len(batches))
         with precision.autocast():
             loss = objective(model, batch)
         (loss.total * precision.scale if precision.scale != 1 else loss.total).backward()
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count
+    if team.pipeline:  # which takes the micro-batches through its stages in an order of its own
+        total, count = team.pipeline.gradients(batches, objective, precision.autocast, precision.scale)
     sizes = sum(batch.tokens_bt.numel() for batch in batches), sum(batch.text_bytes for batch in batches)
     nats, targets, tokens, text_bytes = team.sums(total, count, *sizes)
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     mine = [plain(gradient) for gradient in found]
     torch._foreach_div_(mine, (torch.as_tensor(targets).clamp(min=1) * precision.scale).to(mine[0]))
-    norm = team.norm(found)
+    norm = team.norm(model)
     return Step(batches, position, numbers, float(nats), int(targets), int(tokens), int(text_bytes), float(norm), norm)
 
 
