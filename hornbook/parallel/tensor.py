@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from math import gcd
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
@@ -107,7 +108,7 @@ class Parts(ParallelStyle):
 
 def wrap(module: nn.Module, around: Callable[..., Any]) -> None:
     """From now on the module's forward is `around(its forward, *what it is given)`."""
-    module.forward = partial(around, module.forward)  # type: ignore[method-assign]
+    module.forward = partial(around, module.forward)
 
 
 def _with_parts(used: list[tuple[nn.Module, str, Use]], mesh: DeviceMesh, forward: Callable[..., Any], *given: Any) -> Any:
@@ -115,7 +116,7 @@ def _with_parts(used: list[tuple[nn.Module, str, Use]], mesh: DeviceMesh, forwar
     try:
         for (held, name, parameter), (_, _, use) in zip(kept, used, strict=True):
             assert parameter is not None
-            held[name] = _used(parameter, use, mesh)
+            held[name] = cast(nn.Parameter, _used(parameter, use, mesh))
         return forward(*given)
     finally:
         for held, name, parameter in kept:
@@ -153,6 +154,8 @@ class CutOp(ParallelStyle):
         else:
             plan: Plan = {"up": WIDENS, "down": NARROWS, **({"gate": WIDENS} if hasattr(module, "gate") else {})}
             parallelize_module(module, mesh, plan)
+        if _drops(module):
+            wrap(module, partial(_own_draws, module, mesh))
         if self.apart:
             split = self.sequence
             module.register_forward_pre_hook(lambda _, given: (entered(given[0], mesh, split), *given[1:]))
@@ -238,6 +241,8 @@ class Between(ParallelStyle):
             module.norm.register_forward_hook(lambda _, given, y: moved(y, mesh, Shard(1), Replicate()))
             for part in module.modules():
                 if isinstance(part, ResidualLayer):
+                    if _drops(part):
+                        wrap(part, partial(_own_draws, part, mesh))
                     parallelize_module(part, mesh, dict.fromkeys(("pre", "post", "outer"), PER_RANK))
                 elif isinstance(part, ParallelLayer):
                     parallelize_module(part, mesh, dict.fromkeys(("attn_norm", "ffn_norm"), PER_RANK))
@@ -253,6 +258,23 @@ def _split(x: Tensor, mesh: DeviceMesh) -> Tensor:
             fix="set parallel.sequence to false, or make rows of another length",
         )  # fmt: skip
     return moved(x, mesh, Replicate(), Shard(1))
+
+
+# --- dropout --------------------------------------------------------------------------------------------------------------
+
+
+def _drops(layer: nn.Module) -> bool:
+    return any(getattr(getattr(part, "spec", part), "dropout", 0.0) for part in layer.modules())
+
+
+def _own_draws(layer: nn.Module, mesh: DeviceMesh, forward: Callable[..., Any], x: Tensor, *given: Any) -> Any:
+    """What a rank has alone is dropped by its own draws: they begin from one that the ranks share, and end with the call."""
+    if not layer.training:
+        return forward(x, *given)
+    seed = int(torch.randint(2**62, ()))
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        torch.manual_seed(seed + mesh.get_local_rank())
+        return forward(x, *given)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------
