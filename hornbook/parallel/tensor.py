@@ -99,11 +99,19 @@ class Parts(ParallelStyle):
                 continue
             used.append((owner, leaf, use))
             if isinstance(use, Shard):
-                part = distribute_tensor(parameter.detach(), mesh, [use], src_data_rank=None)
-                owner.register_parameter(leaf, nn.Parameter(part, requires_grad=parameter.requires_grad))
+                part = nn.Parameter(_cut(parameter.detach(), mesh, use), requires_grad=parameter.requires_grad)
+                owner.register_parameter(leaf, part)
         if used:
             wrap(module, partial(_with_parts, used, mesh))
         return module
+
+
+def _cut(whole: Tensor, mesh: DeviceMesh, use: Shard) -> Tensor:
+    if not isinstance(whole, DTensor):
+        return distribute_tensor(whole, mesh, [use], src_data_rank=None)
+    both = DeviceMesh._concatenate([mesh, whole.device_mesh])  # what tensor_parallel has cut, cut again for the experts
+    own = whole.to_local().chunk(mesh.size(), use.dim)[mesh.get_local_rank()].clone()
+    return DTensor.from_local(own, both, [use, *whole.placements], run_check=False)
 
 
 def wrap(module: nn.Module, around: Callable[..., Any]) -> None:
@@ -124,12 +132,12 @@ def _with_parts(used: list[tuple[nn.Module, str, Use]], mesh: DeviceMesh, forwar
 
 
 def _used(parameter: Tensor, use: Use, mesh: DeviceMesh) -> Tensor:
+    own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     if use == "summed":
-        return entered(parameter, mesh)
+        return entered(own, mesh)
     if use == "once":  # every rank computes the whole gradient, whatever it adds
-        return parameter.detach() * float(mesh.get_local_rank() == 0) + (parameter - parameter.detach())
-    assert isinstance(parameter, DTensor)
-    return parameter.to_local()
+        return own.detach() * float(mesh.get_local_rank() == 0) + (own - own.detach())
+    return own
 
 
 WIDENS, NARROWS = Parts({"weight": Shard(0), "bias": Shard(0)}), Parts({"weight": Shard(1), "bias": "once"})
