@@ -1,16 +1,22 @@
-"""Where this process computes: the device, chosen once and said aloud."""
+"""Where this process computes: the device, chosen once and said aloud, and its place among the processes of a run."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hornbook.errors import UserError, near
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import ProcessGroup
+    from torch.distributed.tensor import DTensor
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
@@ -52,3 +58,61 @@ def processor() -> str:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = names[0] if names else name
     return f"{name} ({torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores)"
+
+
+def several() -> bool:
+    """True where this process is one of several ranks."""
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    import torch.distributed as dist
+
+    return dist.get_rank() if several() else 0
+
+
+def from_first(action: Callable[[], Any], group: ProcessGroup | None = None) -> Any:
+    """What `action` gives on the first rank, a JSON value, on every rank: a collective. A `UserError` there is one everywhere."""
+    if not several():
+        return action()
+    told: dict[str, Any] = {}
+    if rank() == 0:
+        try:
+            told = {"value": action()}
+        except UserError as error:
+            _tell(error.__dict__, group)
+            raise
+    told = _tell(told, group)
+    if "value" not in told:
+        raise UserError(**told)
+    return told["value"]
+
+
+def _tell(said: dict[str, Any], group: ProcessGroup | None) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+
+    text = torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+    size = torch.tensor([len(text)])
+    dist.broadcast(size, 0, group)
+    text = text if rank() == 0 else torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(text, 0, group)
+    return dict(json.loads(bytes(text.tolist())))
+
+
+@cache
+def background_group() -> ProcessGroup | None:
+    """All ranks, for what a thread does beside the training: its collectives cannot meet the training's. The first call is one."""
+    if not several():
+        return None
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo")
+
+
+def is_cut(value: Any) -> TypeGuard[DTensor]:
+    """True of a tensor that is spread over ranks. Asks without importing what a single process never needs."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)

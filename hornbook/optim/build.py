@@ -7,23 +7,30 @@ the weights themselves. Muon (`optim/muon.py`) takes the tower's matrices alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from hornbook.model import TransformerModel
 from hornbook.optim.groups import parameter_groups
 from hornbook.optim.kinds import MOMENTUM, check_optimizer
 from hornbook.optim.muon import Muon
+from hornbook.optim.shards import local, plain
 
 
 class Optimizers:
-    """Several torch optimizers that step as one. Each group remembers its peak rate; `set_rate` scales them all."""
+    """Several torch optimizers that step as one. Each group remembers its peak rate; `set_rate` scales them all.
 
-    def __init__(self, parts: Iterable[Optimizer]):
+    mine: what stands in the groups for a parameter that is cut over ranks: this rank's part.
+    """
+
+    def __init__(self, parts: Iterable[Optimizer], mine: Mapping[nn.Parameter, nn.Parameter] | None = None):
         self.parts = list(parts)
+        self._cut = [(parameter, part) for parameter, part in (mine or {}).items() if part is not parameter]
+        self._whole = {part: parameter for parameter, part in self._cut}
         for group in self.groups():
             group.setdefault("peak_lr", group["lr"])
 
@@ -39,11 +46,24 @@ class Optimizers:
     def parameters(self) -> list[torch.Tensor]:
         return [parameter for group in self.groups() for parameter in group["params"]]
 
-    def step(self) -> None:
+    def states(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, dict[str, Any]]]:
+        """Each parameter, this rank's part of it, and the moments that the optimizer keeps for that part."""
+        for part in self.parts:
+            for group in part.param_groups:
+                yield from ((self._whole.get(each, each), each, part.state[each]) for each in group["params"])
+
+    def step(self, clip: float | None = None, norm: torch.Tensor | None = None) -> None:
+        """One step, with the gradients scaled to a norm of at most `clip` where theirs, `norm`, is larger."""
+        for parameter, mine in self._cut:
+            mine.grad = None if parameter.grad is None else plain(parameter.grad)
+        if clip is not None and norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), clip, norm)
         for part in self.parts:
             part.step()
 
     def zero_grad(self) -> None:
+        for parameter, _ in self._cut:
+            parameter.grad = None
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
@@ -59,14 +79,18 @@ def build_optimizer(
     """
     check_optimizer(kind, betas, momentum, nesterov)
     groups, rate = parameter_groups(model), embedding_rate or learning_rate
-    matrices = {"params": groups.matrices, "lr": learning_rate, "weight_decay": weight_decay}
-    embeddings = {"params": groups.embeddings, "lr": rate, "weight_decay": 0.0 if kind == "muon" else weight_decay}
-    vectors = {"params": groups.vectors, "lr": rate, "weight_decay": 0.0}
+    mine = {parameter: local(parameter) for members in vars(groups).values() for parameter in members}
+
+    def group(members: list[nn.Parameter], lr: float, decay: float) -> dict[str, Any]:
+        return {"params": [mine[parameter] for parameter in members], "lr": lr, "weight_decay": decay}
+
+    matrices, vectors = group(groups.matrices, learning_rate, weight_decay), group(groups.vectors, rate, 0.0)
+    embeddings = group(groups.embeddings, rate, 0.0 if kind == "muon" else weight_decay)
     kept = MOMENTUM.get(kind, 0.0) if momentum is None else momentum
     if kind == "muon":
-        muon = Muon(groups.matrices, lr=learning_rate, weight_decay=weight_decay, momentum=kept)
-        return Optimizers([muon, AdamW([embeddings, vectors], betas=betas, fused=True)])
-    whole = [matrices, embeddings, vectors]
+        muon = Muon(matrices["params"], lr=learning_rate, weight_decay=weight_decay, momentum=kept, wholes=groups.matrices)
+        return Optimizers([muon, AdamW([embeddings, vectors], betas=betas, fused=True)], mine)
+    every = [matrices, embeddings, vectors]
     if kind == "sgd":
-        return Optimizers([SGD(whole, momentum=kept, nesterov=nesterov, fused=True)])
-    return Optimizers([(Adam if kind == "adam" else AdamW)(whole, betas=betas, fused=True)])
+        return Optimizers([SGD(every, momentum=kept, nesterov=nesterov, fused=True)], mine)
+    return Optimizers([(Adam if kind == "adam" else AdamW)(every, betas=betas, fused=True)], mine)

@@ -3,9 +3,9 @@
 Matrices of one shape are stacked and turned together: a small model has many small matrices, and one large product costs less than
 many small ones. Steps have AdamW's size (Liu et al. 2025, "Muon is scalable", equation 4), so that rates carry over.
 
-What Muon needs: whole matrices. A slice's orthogonal matrix is not a slice of the matrix's, so a gradient that is cut over ranks,
-as tensor parallelism and sharding cut it, must be gathered before the step; so must its summed, not its own rank's, gradient be
-used. Stacks of experts may be cut between experts. Embeddings, heads and vectors are no maps between hidden spaces: not for Muon.
+What Muon needs: whole matrices. A slice's orthogonal matrix is not a slice of the matrix's, so an update that is cut over ranks, as
+tensor parallelism and sharding cut it, is gathered, turned, and cut again. Embeddings, heads and vectors are no maps between hidden
+spaces: not for Muon.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from hornbook.optim.shards import part, whole
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the quintic that is steepest at zero (Jordan et al. 2024)
@@ -38,10 +40,18 @@ def orthogonal(matrices_nab: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """For matrices and stacks of them (experts). A step is lr * 0.2 * sqrt(max(a, b)) times the orthogonal momentum (a, b)."""
+    """For matrices and stacks of them (experts). A step is lr * 0.2 * sqrt(max(a, b)) times the orthogonal momentum (a, b).
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.1, momentum: float = 0.95):
+    wholes: where `matrices` are this rank's parts, the parameters that they are cut from, in the same order.
+    """
+
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.1, momentum: float = 0.95,
+        wholes: Iterable[nn.Parameter] | None = None,
+    ):  # fmt: skip
+        matrices = list(matrices)
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self._whole = dict(zip(matrices, matrices if wholes is None else wholes, strict=True))
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim not in (2, 3):
@@ -60,13 +70,13 @@ class Muon(Optimizer):
                     self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             buffers = [self.state[parameter]["momentum_buffer"] for parameter in moved]
             torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-            updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
+            cut = torch._foreach_lerp(gradients, buffers, group["momentum"])
             torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for parameter, update in zip(moved, updates, strict=True):
-                pairs = [(parameter, update)] if parameter.ndim == 2 else list(zip(parameter, update, strict=True))
-                alike.setdefault(parameter.shape[-2:], []).extend(pairs)
+            updates = [whole(update, self._whole[parameter]) for parameter, update in zip(moved, cut, strict=True)]
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for update in updates:
+                alike.setdefault(update.shape[-2:], []).extend([update] if update.ndim == 2 else update.unbind())
             for shape, members in alike.items():
-                turned = orthogonal(torch.stack([update for _, update in members]))
-                step = group["lr"] * ADAMW_RMS * max(shape) ** 0.5
-                torch._foreach_add_([matrix for matrix, _ in members], list(turned.unbind()), alpha=-step)
+                turned = orthogonal(torch.stack(members)).mul_(group["lr"] * ADAMW_RMS * max(shape) ** 0.5)
+                torch._foreach_copy_(members, turned.unbind())  # a stack's matrices are views of it
+            torch._foreach_sub_(moved, [part(update, self._whole[p]) for p, update in zip(moved, updates, strict=True)])

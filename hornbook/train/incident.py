@@ -28,13 +28,18 @@ MOST = 5  # folders of a run: each holds the weights
 
 @dataclass(frozen=True)
 class Step:
-    """One step's micro-batches, where the data and the random numbers stood before it, and what it gave: sums in nats, the norm."""
+    """One step's micro-batches, where the data and the random numbers stood before it, and what it gave.
+
+    batches are this process's; the sums, in nats, of targets, tokens and bytes of text, and the norm are all processes'.
+    """
 
     batches: list[Batch]
     position: dict[str, Any]
     random_numbers: dict[str, Tensor]
     total: float
     count: int
+    tokens: int
+    text_bytes: int
     norm: float
     norm_tensor: Tensor
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,8 @@ from hornbook.errors import Interrupted, UserError
 from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers
 from hornbook.optim.schedule import Schedule
+from hornbook.optim.shards import plain
+from hornbook.parallel.team import Team
 from hornbook.train.guard import PATIENCE, ROLLBACKS, Guard
 from hornbook.train.incident import Step, write_incident
 from hornbook.train.meter import LOG, Meter
@@ -62,6 +64,7 @@ class Run:
     log_every      steps per row; hook_every: steps per call of the hooks (0: only at the end)
     name           what a state must say it belongs to, or it is refused
     resume         the command that continues the run, for `Interrupted`
+    team           the processes that train together; `log` and `say` are the first one's alone
     """
 
     steps: int
@@ -82,6 +85,7 @@ class Run:
     resume: str = "the same command"
     log: LOG = field(default=ignore)
     say: Callable[[str], None] = field(default=ignore)
+    team: Team = field(default_factory=Team)
 
 
 @dataclass
@@ -109,6 +113,9 @@ def fit(
     hooks: Sequence[Hook] = (),
 ) -> TrainState:  # fmt: skip
     """Train until `run.steps`. Raises `Interrupted` after saving when a signal asked for it, `UserError` when steps stay odd."""
+    team = run.team
+    if not team.first:
+        run = replace(run, log=ignore, say=ignore)
     parts = Parts(Meter(), Guard(run.sigmas), Precision(run.precision, next(model.parameters()).device.type), Best())
     state = _restored(model, batches, optimizer, parts, run)
     saved = time.perf_counter()
@@ -116,13 +123,12 @@ def fit(
     with Stop() as stop, Saver(run.folder) as saver:
         while state.step < run.steps:
             position = batches.state()
-            step = gradients(model, [next(batches) for _ in range(run.accumulate)], objective, parts.precision, position)
+            step = gradients(model, [next(batches) for _ in range(run.accumulate)], objective, parts.precision, position, team)
             rate = optimizer.set_rate(schedule(state.step))
             overflowed = parts.precision.overflowed(math.isfinite(step.norm))
             odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
             if learned := not overflowed and odd is None:
-                torch.nn.utils.clip_grads_with_norm_(optimizer.parameters(), run.clip, step.norm_tensor)
-                optimizer.step()
+                optimizer.step(run.clip, step.norm_tensor)
             elif odd:
                 _left_out(odd, state.step + 1, step, model, objective, parts.precision, run)
             optimizer.zero_grad()
@@ -138,8 +144,9 @@ def fit(
             elif hooks and (last or _divides(run.hook_every, state.step)):
                 figures = _call(hooks, state.step, model, run)
                 due = parts.best.beaten_by(state.step, figures.get(run.keep_best)) or due
-            asked = stop.asked  # once: a signal that comes after this line is seen one step later, with a save
-            if run.folder and (due or asked or time.perf_counter() - saved > run.save_seconds):
+            # Asked once: a signal that comes after this line is seen one step later, with a save.
+            asked, late = team.any(stop.asked, time.perf_counter() - saved > run.save_seconds)
+            if run.folder and (due or asked or late):
                 record = {"name": run.name, **{name: part.state() for name, part in vars(parts).items()}}
                 keep = Keep(back=run.save_every, every=run.keep_every, best=parts.best.step)
                 saver.save(snapshot(state.step, model, optimizer, batches.state(), record), keep)
@@ -152,25 +159,32 @@ def fit(
 
 
 def gradients(
-    model: TransformerModel, batches: list[Batch], objective: Objective, precision: Precision, position: dict[str, Any]
+    model: TransformerModel, batches: list[Batch], objective: Objective, precision: Precision, position: dict[str, Any],
+    team: Team | None = None,
 ) -> Step:  # fmt: skip
     """One step's gradients: the mean over all targets of all micro-batches, not clipped yet. `position`: where the data stood."""
-    numbers, total, count = random_numbers(), torch.zeros(()), torch.zeros((), dtype=torch.long)
-    for batch in batches:
+    numbers, team = random_numbers(), team or Team()
+    total, count = torch.zeros(()), torch.zeros((), dtype=torch.long)
+    for number, batch in enumerate(batches):
+        team.before_micro_batch(model, number + 1 == len(batches))
         with precision.autocast():
             loss = objective(model, batch)
         (loss.total * precision.scale if precision.scale != 1 else loss.total).backward()
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count
+    sizes = sum(batch.tokens_bt.numel() for batch in batches), sum(batch.text_bytes for batch in batches)
+    nats, targets, tokens, text_bytes = team.sums(total, count, *sizes)
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    torch._foreach_div_(found, (count.clamp(min=1) * precision.scale).to(found[0]))
-    norm = torch.nn.utils.get_total_norm(found)
-    return Step(batches, position, numbers, float(total), int(count), float(norm), norm)
+    mine = [plain(gradient) for gradient in found]
+    torch._foreach_div_(mine, (torch.as_tensor(targets).clamp(min=1) * precision.scale).to(mine[0]))
+    norm = team.norm(found)
+    return Step(batches, position, numbers, float(nats), int(targets), int(tokens), int(text_bytes), float(norm), norm)
 
 
 def _left_out(
     odd: str, number: int, step: Step, model: TransformerModel, objective: Objective, precision: Precision, run: Run
 ) -> None:  # fmt: skip
     """Say and record a step that is not learned from."""
+    step = replace(step, batches=run.team.gathered(step.batches))
     run.log({"stage": run.stage, "step": number, "left_out": odd})
     place = None
     if run.folder:

@@ -37,11 +37,10 @@ class Meter:
 
     def add(self, step: Step, learned: bool) -> None:
         """Count a step; the losses of one that was left out are not part of any row."""
-        for batch in step.batches:
-            self._fresh += batch.tokens_bt.numel()
-            self.tokens += batch.tokens_bt.numel()
-            self._bytes += batch.text_bytes if learned else 0
+        self._fresh += step.tokens
+        self.tokens += step.tokens
         if learned:
+            self._bytes += step.text_bytes
             self._nats += step.total
             self._targets += step.count
             self.steps += 1

@@ -1,0 +1,48 @@
+"""Copies of a model, each of which sees its own part of every batch, and what they share out among themselves.
+
+Gradients are summed over the copies, never averaged: the mean is taken once, over the global count of targets. With `zero` the
+copies share out moments, then gradients, then weights too (Rajbhandari et al. 2020, "ZeRO", section 5), through torch's FSDP2; the
+unit that is gathered and given back is the block. What each stage sends per step, of W bytes of weights on n ranks in a ring:
+
+    0, copies     all-reduce of the gradients                       2 W (n-1)/n
+    1, moments    reduce-scatter, once; all-gather of the weights   2 W (n-1)/n
+    2, gradients  reduce-scatter, once per micro-batch              (1 + k) W (n-1)/n for k micro-batches
+    3, weights    and all-gathers in every forward and backward     3 k W (n-1)/n
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.distributed._composable.replicate_with_fsdp import replicate
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from hornbook.model.block import BlockLayer
+
+ENTRIES = ("hidden", "encode")  # beside `forward`, the methods through which an objective enters a model
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, zero: int) -> None:
+    """Make the model one of the copies on `mesh`, of one dimension. Every rank must have the same weights before."""
+    blocks = [module for module in model.modules() if isinstance(module, BlockLayer)]
+    for module in (*blocks, model):
+        if zero:
+            # The last to be gathered, the model itself, stays gathered: the loss reads the head's matrix after the forward pass.
+            fully_shard(module, mesh=mesh, reshard_after_forward=zero == 3 and module is not model)
+        else:
+            replicate(module, mesh=mesh)
+    for entry in ENTRIES:
+        if hasattr(model, entry):
+            register_fsdp_forward_method(model, entry)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+
+
+def before_micro_batch(model: nn.Module, zero: int, last: bool) -> None:
+    """Say how the coming backward pass ends: whether gradients are summed over the copies, and gathered weights kept."""
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(last or zero >= 2)
+    model.set_is_last_backward(last)
+    if zero in (1, 2):
+        model.set_reshard_after_backward(last)
