@@ -43,7 +43,9 @@ def from_dict(kind: type[T], values: dict[str, Any], path: Path) -> T:
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"unknown key {key!r}", where=_place(path, key), fix=near(key, fields))
-        if not _fits(value, hints[key]):
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
+            values = values | {key: from_dict(hints[key], value, path)}
+        elif not _fits(value, hints[key]):
             raise _misfit(key, value, hints[key], _place(path, key))
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:

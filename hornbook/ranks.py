@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.tensor import DTensor
 
+PREPARING = timedelta(hours=24)  # for which ranks wait while the first one prepares a corpus
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
 
@@ -35,7 +37,13 @@ def choose_device(name: str) -> torch.device:
         raise UserError(
             f"device {name!r} is not there", where="--device", why=f"this machine has: {there}", fix="use --device auto"
         )
-    return torch.device(name)
+    local = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's: each process of a machine computes on a GPU of its own
+    if name == "cuda" and local >= torch.cuda.device_count():
+        raise UserError(
+            f"there is no GPU for rank {local} of this machine", where="--device", why=f"it has {torch.cuda.device_count()}",
+            fix=f"start {torch.cuda.device_count()} processes on it: torchrun --nproc-per-node {torch.cuda.device_count()}",
+        )  # fmt: skip
+    return torch.device(name, local) if name == "cuda" and local else torch.device(name)
 
 
 def identity(device: torch.device) -> dict[str, Any]:
@@ -60,6 +68,11 @@ def processor() -> str:
     return f"{name} ({torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores)"
 
 
+def speaks() -> bool:
+    """True of the one process of a run that talks to the user: also before the processes have found each other."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def several() -> bool:
     """True where this process is one of several ranks."""
     import torch.distributed as dist
@@ -71,6 +84,10 @@ def rank() -> int:
     import torch.distributed as dist
 
     return dist.get_rank() if several() else 0
+
+
+class Said(UserError):
+    """What the first rank has told the user already."""
 
 
 def from_first(action: Callable[[], Any], group: ProcessGroup | None = None) -> Any:
@@ -86,7 +103,7 @@ def from_first(action: Callable[[], Any], group: ProcessGroup | None = None) -> 
             raise
     told = _tell(told, group)
     if "value" not in told:
-        raise UserError(**told)
+        raise Said(**told)
     return told["value"]
 
 
@@ -104,12 +121,15 @@ def _tell(said: dict[str, Any], group: ProcessGroup | None) -> dict[str, Any]:
 
 @cache
 def background_group() -> ProcessGroup | None:
-    """All ranks, for what a thread does beside the training: its collectives cannot meet the training's. The first call is one."""
+    """All ranks, for what runs beside the training or before it and may take long. Its collectives cannot meet the training's.
+
+    The first call is a collective.
+    """
     if not several():
         return None
     import torch.distributed as dist
 
-    return dist.new_group(backend="gloo")
+    return dist.new_group(backend="gloo", timeout=PREPARING)
 
 
 def is_cut(value: Any) -> TypeGuard[DTensor]:

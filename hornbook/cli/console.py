@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hornbook.errors import UserError
-from hornbook.stages.voice import Voice
+from hornbook.ranks import speaks
+from hornbook.stages.voice import Silent, Voice
 
 if TYPE_CHECKING:
     from hornbook.families import Model
@@ -70,6 +71,8 @@ def program() -> str:
 
 
 def voice() -> Voice:
+    if not speaks():
+        return Silent()
     return Live() if sys.stderr.isatty() else Plain()
 
 

@@ -14,6 +14,7 @@ import traceback
 
 import hornbook
 from hornbook.errors import Interrupted, UserError
+from hornbook.ranks import Said, speaks
 
 VERBS = {
     "quickstart": "raw text to a model that talks, in minutes",
@@ -52,6 +53,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit code of `hornbook ARGUMENTS`."""
+    complaints = sys.stderr
+    if not speaks():  # of several processes the first one talks; the others say what goes wrong with them alone
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - to the process's end
     verbose = "-v" in arguments
     arguments = [word for word in arguments if word != "-v"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -71,7 +75,8 @@ def run(arguments: list[str]) -> int:
     except UserError as error:
         if verbose:
             traceback.print_exc()
-        print(error.render(), file=sys.stderr)
+        if not isinstance(error, Said):
+            print(error.render(), file=complaints)
         return 2
     except Interrupted as stopped:
         from hornbook.cli.console import program

@@ -37,6 +37,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, zero: int) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no product beside the sum
 
 
 def before_micro_batch(model: nn.Module, zero: int, last: bool) -> None:

@@ -31,14 +31,14 @@ class Team:
     """`part` of `parts`: this process's place among those that a batch is cut for."""
 
     def __init__(self, sizes: Parallel | None = None, device: torch.device | str = "cpu"):
-        self.sizes, self.part = sizes or Parallel(), 0
+        self.sizes, self.device, self.part = sizes or Parallel(), torch.device(device), 0
         self.mesh: DeviceMesh | None = None
         if self.sizes.world == 1:
             return
         from torch.distributed.device_mesh import init_device_mesh
 
         shape = tuple(getattr(self.sizes, axis) for axis in AXES)
-        self.mesh = init_device_mesh(torch.device(device).type, shape, mesh_dim_names=AXES)
+        self.mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=AXES)
         self.part = self.mesh.get_local_rank("data") * self.sizes.expert + self.mesh.get_local_rank("expert")
         self._batch = self.mesh[BATCH]._flatten("batch")
         self._sums = self.mesh[("pipeline", *BATCH)]._flatten("sums")
@@ -127,6 +127,8 @@ def join(sizes: Parallel, device: torch.device) -> Team:
 
     world = int(os.environ.get("WORLD_SIZE", 1))
     sizes.check_world(world)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=PATIENCE))
     return Team(sizes, device)

@@ -25,11 +25,13 @@ from hornbook.files import append_line, digest, read_lines, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
 from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
+from hornbook.parallel.team import Team
+from hornbook.ranks import from_first
 from hornbook.stages.corpus import saved_documents, saved_rows
 from hornbook.stages.keep import kept, lineage
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
-from hornbook.stages.train import Stage, train
+from hornbook.stages.train import Stage, keep_model, train
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import BOS, MASK
 from hornbook.text.chat import document as document_ids
@@ -85,7 +87,7 @@ def check_model(recipe: Recipe) -> None:
 
 
 def pretrain(
-    recipe: Recipe, tokenizer: Tokenizer, corpus: Path, shards: Path, run: Path, device: torch.device, voice: Voice, resume: str
+    recipe: Recipe, tokenizer: Tokenizer, corpus: Path, shards: Path, run: Path, team: Team, voice: Voice, resume: str
 ) -> Path:
     """Train a model from nothing on the shards; returns the folder of the finished model. Continues where it was stopped."""
     config, folder = model_config(recipe, tokenizer), run / "pretrained"
@@ -95,18 +97,19 @@ def pretrain(
     voice.begin(
         "pretrain", f"{size:,} parameters, {recipe.steps} steps of {recipe.rows * recipe.accumulate * recipe.context} tokens"
     )
-    if kept(folder, inputs):
+    if from_first(lambda: kept(folder, inputs)):
         voice.end("kept from before")
         return folder
-    initialize(model, recipe.seed, recipe.init_std).to(device)
+    initialize(model, recipe.seed, recipe.init_std).to(team.device)
     rows = training_rows(recipe, tokenizer, shards, voice)
     objective, hooks = causal_lm, [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
     if recipe.objective == "masked":
         objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
     log = _logger(run, "pretrain", recipe.steps, voice)
-    train(model, rows, recipe, objective, Stage("pretrain", inputs, run, device, voice, resume, log, _texts(tokenizer)), hooks)
-    voice.end(_outcome(run, "pretrain"))
-    _save(model, tokenizer, folder, inputs)
+    stage = Stage("pretrain", inputs, run, team, voice, resume, log, _texts(tokenizer))
+    train(model, rows, recipe, objective, stage, hooks)
+    keep_model(model, stage, lambda whole: _save(whole, tokenizer, folder, inputs))
+    voice.end(_outcome(run, "pretrain") if team.first else "")
     return folder
 
 
@@ -128,16 +131,16 @@ def training_rows(recipe: Recipe, tokenizer: Tokenizer, shards: Path, voice: Voi
 
 
 def sft(
-    recipe: SftRecipe, tokenizer: Tokenizer, corpus: Path, base: Path, run: Path, device: torch.device, voice: Voice, resume: str
+    recipe: SftRecipe, tokenizer: Tokenizer, corpus: Path, base: Path, run: Path, team: Team, voice: Voice, resume: str
 ) -> Path:
     """Fine-tune the model of `base` on the corpus's conversations; returns the folder of the finished model."""
     folder = run / "tuned"
     inputs = {"base": lineage(base), "corpus": lineage(corpus), "recipe": digest(_settings(recipe))}
     voice.begin("sft", f"{recipe.steps} steps")
-    if kept(folder, inputs):
+    if from_first(lambda: kept(folder, inputs)):
         voice.end("kept from before")
         return folder
-    model = families.decoder(load_model(base), str(base)).to(device)
+    model = families.decoder(load_model(base), str(base)).to(team.device)
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
     conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
     size = _passage(tokenizer, documents, context)
@@ -155,9 +158,10 @@ def sft(
         voice.say(f"{too_long} of {len(conversations)} conversations are longer than {context} tokens and are left out")
     hooks = [held_out(tokenizer, corpus, context), _sampler(tokenizer, _chat_prompts(tokenizer, corpus, conversations, context))]
     log = _logger(run, "sft", recipe.steps, voice)
-    train(model, rows, recipe, causal_lm, Stage("sft", inputs, run, device, voice, resume, log, _texts(tokenizer)), hooks)
-    voice.end(_outcome(run, "sft"))
-    _save(model, tokenizer, folder, inputs)
+    stage = Stage("sft", inputs, run, team, voice, resume, log, _texts(tokenizer))
+    train(model, rows, recipe, causal_lm, stage, hooks)
+    keep_model(model, stage, lambda whole: _save(whole, tokenizer, folder, inputs))
+    voice.end(_outcome(run, "sft") if team.first else "")
     return folder
 
 
@@ -216,8 +220,8 @@ def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[s
 
 
 def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
-    """What decides the weights: not where they go, nor how often they are saved."""
-    return {key: value for key, value in vars(recipe).items() if key not in ("out", "base", "save_seconds")}
+    """What decides the weights: not where they go, how often they are saved, nor how many processes train them."""
+    return {key: value for key, value in vars(recipe).items() if key not in ("out", "base", "save_seconds", "parallel")}
 
 
 def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from hornbook.data.town import Town
 from hornbook.errors import UserError
 from hornbook.evals.report import model_card
 from hornbook.files import sha256, verified, write_json, write_text
+from hornbook.parallel.team import Team
 from hornbook.plan.budget import BATCH, DIM_PER_LAYER, OTHER_BATCH, Size, model_config, settle
 from hornbook.ranks import choose_device, identity
 from hornbook.stages.corpus import make_corpus
@@ -59,9 +60,9 @@ def quickstart(settings: Quickstart, voice: Voice, command: str) -> dict[str, An
         with timed(out, "shards"):
             make_shards(out / "corpus", tokenizer, out / "shards", voice)
         with timed(out, "pretrain"):
-            base = pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, device, voice, command)
+            base = pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, Team(device=device), voice, command)
         with timed(out, "sft"):
-            tuned = sft(tuning, tokenizer, out / "corpus", base, out, device, voice, command)
+            tuned = sft(tuning, tokenizer, out / "corpus", base, out, Team(device=device), voice, command)
         with timed(out, "evaluate"):
             evaluation = evaluate(base, tuned, tokenizer, out / "corpus", town, out / "evaluation", device, voice)
         with timed(out, "export"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from hornbook.config import to_toml
 from hornbook.errors import UserError
 from hornbook.files import write_text
-from hornbook.ranks import choose_device
+from hornbook.parallel.team import Team, join
+from hornbook.ranks import background_group, choose_device, from_first
 from hornbook.stages.corpus import make_corpus
 from hornbook.stages.keep import run_folder
 from hornbook.stages.learn import check_model, pretrain, sft
@@ -21,13 +24,32 @@ from hornbook.text.tokenizer import Tokenizer
 
 def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     """Corpus, tokenizer, shards and model in `recipe.out`; returns the model's folder."""
-    device, out = choose_device(recipe.device), Path(recipe.out)
-    voice.say(f"device: {device}")
+    out, team = Path(recipe.out), _team(recipe, voice)
     check_model(recipe)
-    with run_folder(out):
-        tokenizer = prepared(recipe, voice)
-        write_text(out / "recipe.toml", to_toml(asdict(recipe)))
-        return pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, device, voice, command)
+    with held_by_first(out):
+        from_first(lambda: _prepare(recipe, voice), background_group())
+        tokenizer = Tokenizer.load(out / "tokenizer")
+        return pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, team, voice, command)
+
+
+def _prepare(recipe: Recipe, voice: Voice) -> None:
+    prepared(recipe, voice)
+    write_text(Path(recipe.out) / "recipe.toml", to_toml(asdict(recipe)))
+
+
+def _team(recipe: Recipe | SftRecipe, voice: Voice) -> Team:
+    """The processes of the run, which torchrun started, or this one alone."""
+    device = choose_device(recipe.device)
+    voice.say(f"device: {device}")
+    return join(recipe.parallel, device)
+
+
+@contextmanager
+def held_by_first(out: Path) -> Iterator[None]:
+    """Hold the run's folder for all processes of the run."""
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(run_folder(out)))
+        yield
 
 
 def prepared(recipe: Recipe, voice: Voice) -> Tokenizer:
@@ -42,12 +64,11 @@ def prepared(recipe: Recipe, voice: Voice) -> Tokenizer:
 
 def sft_run(recipe: SftRecipe, voice: Voice, command: str) -> Path:
     """Fine-tune the model of the run at `recipe.base` on that run's conversations; returns the model's folder."""
-    device, run = choose_device(recipe.device), Path(recipe.base)
-    voice.say(f"device: {device}")
+    run, team = Path(recipe.base), _team(recipe, voice)
     for needed in ("corpus", "tokenizer", "pretrained"):
         if not (run / needed).is_dir():
             raise UserError(
                 f"no finished pretraining run at {run}", where=str(run / needed), fix="name the folder that hornbook pretrain wrote"
             )
-    with run_folder(run):
-        return sft(recipe, Tokenizer.load(run / "tokenizer"), run / "corpus", run / "pretrained", run, device, voice, command)
+    with held_by_first(run):
+        return sft(recipe, Tokenizer.load(run / "tokenizer"), run / "corpus", run / "pretrained", run, team, voice, command)

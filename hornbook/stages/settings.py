@@ -9,6 +9,7 @@ from typing import Any, Literal
 from hornbook.config import read_toml
 from hornbook.optim.kinds import check_optimizer
 from hornbook.optim.schedule import warmup_decay
+from hornbook.parallel.sizes import Parallel
 
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
@@ -68,6 +69,7 @@ class Recipe(Learning):
     data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
     packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
     vocab_multiple: the model gets rows for no token, up to a multiple of so many, where products of such a size are faster.
+    parallel: how the run is spread over the processes that torchrun starts; rows stay those of all of them together.
     """
 
     out: str
@@ -83,6 +85,7 @@ class Recipe(Learning):
     context: int = 256
     packing: Literal["stream", "best-fit"] = "stream"
     init_std: float = 0.02
+    parallel: Parallel = field(default_factory=Parallel)
 
     def __post_init__(self) -> None:
         for name in ("corpus_bytes", "vocab", "vocab_multiple", "context"):
@@ -108,6 +111,7 @@ class SftRecipe(Learning):
     embedding_rate: float = 0.005
     warmup: int = 10
     replay: float = 0.3
+    parallel: Parallel = field(default_factory=Parallel)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from hornbook.errors import UserError, near
 from hornbook.files import append_line, digest, sha256, write_json, write_text, written_folder
 from hornbook.generation.ctc import prefix_beam
 from hornbook.model import TransformerModel, initialize
+from hornbook.parallel.team import Team
 from hornbook.ranks import choose_device
 from hornbook.stages.keep import kept, run_folder
 from hornbook.stages.settings import SpeechRecipe
@@ -125,7 +126,7 @@ def _trained(
         append_line(run / METRICS, {key: row[key] for key in FIGURES if key in row})
         voice.progress(row["step"], recipe.steps, {"loss": row["loss"]} if "loss" in row else {})
 
-    train(model, rows, recipe, ctc, Stage("speech", inputs, run, device, voice, command, log))
+    train(model, rows, recipe, ctc, Stage("speech", inputs, run, Team(device=device), voice, command, log))
     with written_folder(folder, {"inputs": inputs}) as target:
         write_model(model, target)
     voice.end(f"wrote {folder}")

@@ -11,11 +11,14 @@ import torch
 
 from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
+from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.data.batches import Batches, Rows
 from hornbook.files import digest
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
+from hornbook.parallel.team import Team
+from hornbook.ranks import background_group, from_first
 from hornbook.stages.settings import Learning
 from hornbook.stages.voice import Voice
 from hornbook.train.loop import Hook, Objective, Run, fit
@@ -27,7 +30,7 @@ LOOKS, ROWS = 4, 100  # calls of the hooks and rows of figures, in a run
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run: its name, what it is made from, the run's folder, the device, and who is told.
+    """One stage of a run: its name, what it is made from, the run's folder, the processes that train, and who is told.
 
     resume     the command that continues it
     log        is called with each row of figures
@@ -37,7 +40,7 @@ class Stage:
     name: str
     inputs: dict[str, Any]
     run: Path
-    device: torch.device
+    team: Team
     voice: Voice
     resume: str
     log: Callable[[dict[str, Any]], None]
@@ -48,9 +51,11 @@ def train(
     model: TransformerModel, rows: Rows, recipe: Learning, objective: Objective, stage: Stage, hooks: Sequence[Hook] = ()
 ) -> None:  # fmt: skip
     """Train the model on the rows, from the state that `stage.run` holds, if there is one."""
-    precision = choose_precision(recipe.precision, stage.device)
+    precision = choose_precision(recipe.precision, stage.team.device)
     stage.voice.say(f"precision: {precision}")
     recompute(model, recipe.recompute)
+    stage.team.spread(model)
+    torch.manual_seed(recipe.seed + stage.team.part)  # dropout's, another for each part of a batch
     optimizer = build_optimizer(
         model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=recipe.weight_decay,
         betas=(recipe.beta1, recipe.beta2), momentum=recipe.momentum, nesterov=recipe.nesterov,
@@ -60,15 +65,24 @@ def train(
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
-        describe=stage.describe, log=stage.log, say=stage.voice.say,
+        describe=stage.describe, log=stage.log, say=stage.voice.say, team=stage.team,
     )  # fmt: skip
-    batches = Batches(rows, recipe.rows, recipe.seed, stage.device)
-    fit(
-        model,
-        batches,
-        objective,
-        optimizer,
-        warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps),
-        run,
-        hooks,
-    )
+    batches = Batches(rows, recipe.rows, recipe.seed, stage.team.device, stage.team.part, stage.team.parts)
+    schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
+    fit(model, batches, objective, optimizer, schedule, run, hooks)
+
+
+def keep_model(model: TransformerModel, stage: Stage, write: Callable[[TransformerModel], None]) -> None:
+    """Have the trained model written, whole, by the first of the processes."""
+    if stage.team.sizes.world == 1:
+        return write(model)
+    found = newest_state(stage.run / "checkpoints" / stage.name, stage.voice.say)
+    assert found is not None  # the last step's
+
+    def gather() -> None:
+        whole = model.spec.build()
+        whole.config = model.config
+        load_weights(found, whole)
+        write(whole)
+
+    from_first(gather, background_group())

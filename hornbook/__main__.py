@@ -1,0 +1,5 @@
+"""`python -m hornbook` and `torchrun -m hornbook`: the command line, where no script of that name is on the path."""
+
+from hornbook.cli.main import main
+
+main()
