@@ -246,7 +246,8 @@ class Between(ParallelStyle):
         module.register_forward_pre_hook(enter_memory)
         if self.sequence and len(module.blocks):
             module.blocks[0].register_forward_pre_hook(lambda _, given: (_split(given[0], mesh), *given[1:]))
-            module.norm.register_forward_hook(lambda _, given, y: moved(y, mesh, Shard(1), Replicate()))
+            # A copy, for torch's FSDP warns of a module that returns a view.
+            module.norm.register_forward_hook(lambda _, given, y: moved(y, mesh, Shard(1), Replicate()).clone())
             for part in module.modules():
                 if isinstance(part, ResidualLayer):
                     if _drops(part):

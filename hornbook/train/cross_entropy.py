@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from hornbook.batch import IGNORE
 from hornbook.model.head import LMHeadLayer
+from hornbook.ranks import is_cut
 
 CHUNK = 256  # rows: few enough for a small vocabulary's logits to stay in cache, enough for full-speed products with a large one
 
@@ -45,14 +46,14 @@ def with_z_loss(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor, z_loss:
         return F.cross_entropy(logits_nv, targets_n, reduction="sum") + z, z.detach()
     if head.spec.scale != 1.0:
         hidden_nd = hidden_nd * head.spec.scale
-    weight: Any = head.out.weight
-    bias: Any = head.out.bias
+    weight: Tensor = head.out.weight
+    bias: Tensor | None = head.out.bias
     cut = None
-    if hasattr(weight, "device_mesh"):  # a DTensor, whose module takes a second to load
+    if is_cut(weight):
         from hornbook.parallel.tensor import entered
 
         mesh = weight.device_mesh
-        hidden_nd, weight, bias = entered(hidden_nd, mesh), weight.to_local(), None if bias is None else bias.to_local()
+        hidden_nd, weight, bias = entered(hidden_nd, mesh), weight.to_local(), bias.to_local() if is_cut(bias) else None
         cut = Cut(mesh.get_local_rank() * len(weight), len(weight), mesh.get_group())
     given, kind = [hidden_nd, weight, bias], hidden_nd.device.type
     if torch.is_autocast_enabled(kind):  # the products below name where their results go, which autocast leaves alone

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from hornbook.batch import IGNORE, Batch, Loss, shifted_right
 from hornbook.errors import UserError
-from hornbook.families import Model, build_any
+from hornbook.families import FAMILIES, Model, build_any
 from hornbook.model import ClassHead, Context, FrameStem, LMHead, MLMHead, PatchStem, Seq2SeqModel, initialize
+from hornbook.parallel.sizes import Parallel
+from hornbook.parallel.team import Team
 from hornbook.parallel.tensor import tensor_parallel
 from hornbook.train.ctc import ctc
 from hornbook.train.objective import causal, causal_lm, classification, masked_lm, seq2seq
@@ -22,6 +25,12 @@ from tests.parallel.pool import ranks
 from tests.reference.models import small_config
 
 ROWS, LENGTH = 2, 12
+ALIKE = ("rope", "windows", "wide", "scaled", "spans", "tags")  # the same to a rank as another case of the family
+
+
+@cache
+def all_ranks() -> DeviceMesh:
+    return init_device_mesh("cpu", (torch.distributed.get_world_size(),))
 
 
 def perturbed(config: dict[str, Any], dtype: torch.dtype) -> Model:
@@ -101,7 +110,7 @@ def all_compared(rank: int, configs: dict[str, dict[str, Any]], sequence: bool, 
 
 def cut_of(one: Model, sequence: bool) -> Model:
     cut = copy.deepcopy(one)
-    tensor_parallel(cut, init_device_mesh("cpu", (torch.distributed.get_world_size(),)), sequence)
+    tensor_parallel(cut, all_ranks(), sequence)
     return cut
 
 
@@ -146,11 +155,33 @@ def dropped(rank: int, config: dict[str, Any], sequence: bool) -> tuple[float, T
 def refusal(rank: int, config: dict[str, Any], sequence: bool, length: int) -> str:
     model = build_any(config)
     try:
-        tensor_parallel(model, init_device_mesh("cpu", (torch.distributed.get_world_size(),)), sequence)
+        tensor_parallel(model, all_ranks(), sequence)
         model(torch.zeros((1, length), dtype=torch.long))
     except UserError as error:
         return str(error)
     return ""
+
+
+def with_copies(rank: int, config: dict[str, Any], sizes: Parallel) -> float:
+    """How far gradients and their norm are from one process's, where the batch is cut too: two micro-batches, ragged."""
+    team, one = Team(sizes), perturbed(config, torch.float64)
+    cut = copy.deepcopy(one)
+    assert team.mesh is not None
+    tensor_parallel(cut, team.mesh["tensor"], sizes.sequence)
+    team.spread(cut)
+    for last in (False, True):
+        parts = []
+        for part in range(team.parts):
+            ids = torch.randint(3, 100, (2, LENGTH + 1), generator=torch.Generator().manual_seed(10 * last + part))
+            parts.append(Batch(ids[:, :-1], ids[:, 1:].masked_fill(ids[:, 1:] % 7 <= part, IGNORE)))
+            causal_lm(one, parts[-1]).total.backward()
+        team.before_micro_batch(cut, last)
+        causal_lm(cut, parts[team.part]).total.backward()
+    expected, theirs = gradients(one), gradients(cut)
+    assert expected.keys() == theirs.keys()
+    norm = team.norm([p.grad for p in cut.parameters() if p.grad is not None])
+    wrong_norm = float((norm / nn.utils.get_total_norm(list(expected.values())) - 1).abs())
+    return max(wrong_norm, *(apart(expected[name], theirs[name]) for name in expected))
 
 
 # --- what is compared -----------------------------------------------------------------------------------------------------
@@ -165,9 +196,9 @@ def configs(vocab: int = 100) -> dict[str, dict[str, Any]]:
     found = {}
     for case in CASES:
         settings = {**case.settings, "vocab_size": vocab}
-        if settings.get("num_key_value_heads") == 1:
+        if settings.get("num_key_value_heads") == 1 or any(word in case.name for word in ALIKE):
             continue
-        if case.model_type == "speech_ctc":
+        if case.model_type == "speech_ctc":  # Whisper's encoder
             found[case.name] = {**transformers.WhisperConfig(**settings).to_dict(), "model_type": "speech_ctc"}
             found[case.name]["architectures"] = ["SpeechEncoderForCTC"]
             continue
@@ -194,7 +225,9 @@ def worst(results: list[dict[str, dict[str, float]]]) -> dict[str, tuple[float, 
 
 @pytest.mark.parametrize("sequence", [False, True], ids=["tensor", "sequence"])
 def test_every_family_is_one_process(sequence: bool) -> None:
-    found = worst(ranks(2).run(all_compared, configs(), sequence, torch.float64))
+    cases = configs()
+    assert {config["model_type"] for config in cases.values()} == set(FAMILIES)
+    found = worst(ranks(2).run(all_compared, cases, sequence, torch.float64))
     assert {case: figure for case, figure in found.items() if not figure[0] < 1e-10} == {}
 
 
@@ -204,6 +237,12 @@ def test_four_ranks(sequence: bool) -> None:
     four = {name: small_config(name, 100, num_key_value_heads=4) for name in ("olmo2", "gpt_oss", "qwen2_moe")}
     found = worst(ranks(4).run(all_compared, four, sequence, torch.float64))
     assert {case: figure for case, figure in found.items() if not figure[0] < 1e-10} == {}
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_with_copies(zero: Literal[0, 1, 3]) -> None:
+    sizes = Parallel(data=2, tensor=2, zero=zero, sequence=zero != 1)
+    assert max(ranks(4).run(with_copies, small_config("gpt_oss", 100), sizes)) < 1e-10
 
 
 def test_single_precision() -> None:
