@@ -13,7 +13,7 @@ from typing import Any
 from hornbook.checkpoint.state import Keep, Snapshot, state_bytes, write_snapshot
 from hornbook.errors import UserError
 from hornbook.model import TransformerModel
-from hornbook.ranks import background_group
+from hornbook.ranks import background_group, several
 
 
 class Saver:
@@ -52,7 +52,7 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self.finish()
-        elif issubclass(kind, Exception):
+        elif issubclass(kind, Exception) and not several():  # a rank may wait in vain for the others
             self._writing.exception()  # the first error is the one to speak of
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 BATCH = ("data", "expert")  # the axes over which every batch is cut
-PATIENCE = 30.0  # seconds that a rank waits for the others in one collective
+PATIENCE = 22.0  # seconds that a rank waits for the others in one collective: more than any of them should be late
 
 
 class Team:
@@ -51,6 +52,14 @@ class Team:
     def first(self) -> bool:
         """True of the one process that speaks and writes for all."""
         return rank() == 0
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Within this, a rank that dies or hangs is named by the others: see `alive`."""
+        if self.mesh is None or "MASTER_ADDR" not in os.environ:
+            return nullcontext()
+        from hornbook.parallel.alive import watched
+
+        return watched(rank(), self.sizes.world)
 
     def spread(self, model: nn.Module) -> None:
         """Make a whole model, which is the same on every process, this process's part of it."""

@@ -120,7 +120,7 @@ def fit(
     state = _restored(model, batches, optimizer, parts, run)
     saved = time.perf_counter()
     model.train()
-    with Stop() as stop, Saver(run.folder) as saver:
+    with Stop() as stop, Saver(run.folder) as saver, team.watched():
         while state.step < run.steps:
             position = batches.state()
             step = gradients(model, [next(batches) for _ in range(run.accumulate)], objective, parts.precision, position, team)

@@ -1,9 +1,14 @@
-"""Ctrl-C and SIGTERM as a wish: the loop finishes its step, saves, and leaves. A second Ctrl-C leaves at once."""
+"""Ctrl-C and SIGTERM as a wish: the loop finishes its step, saves, and leaves. A second Ctrl-C leaves at once.
+
+Under torchrun one Ctrl-C arrives twice, from the terminal and from torchrun: there, what follows within a second is the same wish.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -12,13 +17,14 @@ class Stop:
     """`with Stop() as stop:` ... `if stop.asked:`. Outside the main thread it never asks."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self._at = False, 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        same = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < self._at + 1
+        if self.asked and not same:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._at = True, time.monotonic()
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
