@@ -196,8 +196,8 @@ def _cut_experts(layer: MoELayer, mesh: DeviceMesh) -> None:
 
     A router's own losses reach it on every rank, and its inputs through that share: they are counted once.
     """
-    parts = {"gate": Shard(1), "up": Shard(1), "down": Shard(2), "biases.gate": Shard(1), "biases.up": Shard(1)}
-    parallelize_module(layer, mesh, Parts({**parts, **({"biases.down": "once"} if len(layer.biases) else {})}))
+    biases: dict[str, Use] = {"biases.gate": Shard(1), "biases.up": Shard(1), "biases.down": "once"}
+    parallelize_module(layer, mesh, Parts({"gate": Shard(1), "up": Shard(1), "down": Shard(2), **biases}))
 
     def enter_weights(_: nn.Module, given: Any, found: Assignments) -> Assignments:
         return replace(found, weight_a=entered(found.weight_a, mesh))
