@@ -216,7 +216,11 @@ def _cut_experts(layer: MoELayer, mesh: DeviceMesh) -> None:
 
 
 class CutVocabulary(Parts):
-    """A head's last matrix: whole x in, whole logits out. `train/cross_entropy.py` does not call it: it needs no whole logits."""
+    """A head's last matrix: whole x in, whole logits out.
+
+    `train/cross_entropy.py` does not call it where it can compute with each rank's own logits: not behind a softcap or in an
+    `MLMHead`, whose loss is that of the gathered logits.
+    """
 
     def _apply(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
         module.register_forward_pre_hook(lambda _, given: entered(given[0], mesh))

@@ -34,7 +34,7 @@ ROUTERS = {
 
 
 def perturbed(router: Any, shared: bool, biased: bool) -> TransformerModel:
-    """Three layers, the second dense in no case; every parameter matters, and every rank has the same."""
+    """Three layers of experts; every parameter matters, and every rank has the same."""
     spec = build(small_config("qwen2_moe", VOCAB)).spec
 
     def changed(moe: MoE) -> MoE:
