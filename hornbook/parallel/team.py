@@ -126,7 +126,7 @@ class Team:
         for gradient in gradients:
             groups: list[ProcessGroup] = []
             if is_cut(gradient):
-                axes = [axis for axis, place in enumerate(gradient.placements) if place.is_shard()]
+                axes = [axis for axis, place in enumerate(gradient.placements) if not place.is_replicate()]
                 groups = [gradient.device_mesh.get_group(axis) for axis in axes]
             squares.setdefault(tuple(groups), []).append(plain(gradient))
         total = torch.zeros((), dtype=torch.float64, device=self.mesh.device_type)

@@ -3,18 +3,24 @@
 Rows are taken a chunk at a time: their logits, their losses and at once their gradients, softmax(logits) - onehot(target), which
 is all that the rest of the backward pass needs. Rows without a target are left out. The same sums as torch's cross-entropy of the
 whole logits, in another order (the idea: Wijmans et al. 2024, "Cut Your Losses", section 4).
+
+Where the head's rows are cut over ranks (`parallel/tensor.py`), each computes the logits of its own: what ranks tell each other is
+a number or two per row (Shoeybi et al. 2019, section 3).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hornbook.batch import IGNORE
 from hornbook.model.head import LMHeadLayer
+from hornbook.ranks import is_cut
 
 CHUNK = 256  # rows: few enough for a small vocabulary's logits to stay in cache, enough for full-speed products with a large one
 
@@ -40,18 +46,50 @@ def with_z_loss(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor, z_loss:
         return F.cross_entropy(logits_nv, targets_n, reduction="sum") + z, z.detach()
     if head.spec.scale != 1.0:
         hidden_nd = hidden_nd * head.spec.scale
-    given, kind = [hidden_nd, head.out.weight, head.out.bias], hidden_nd.device.type
+    weight: Tensor = head.out.weight
+    bias: Tensor | None = head.out.bias
+    cut = None
+    if is_cut(weight):
+        from hornbook.parallel.tensor import entered
+
+        mesh = weight.device_mesh
+        hidden_nd, weight, bias = entered(hidden_nd, mesh), weight.to_local(), bias.to_local() if is_cut(bias) else None
+        cut = Cut(mesh.get_local_rank() * len(weight), len(weight), mesh.get_group())
+    given, kind = [hidden_nd, weight, bias], hidden_nd.device.type
     if torch.is_autocast_enabled(kind):  # the products below name where their results go, which autocast leaves alone
         given = [each if each is None else each.to(torch.get_autocast_dtype(kind)) for each in given]
     with torch.autocast(kind, enabled=False):
-        total, z = _Chunked.apply(*given, targets_n, z_loss)
+        total, z = _Chunked.apply(*given, targets_n, z_loss, cut)
     return total, z
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which rows of the head's matrix this rank holds, and the ranks that hold the others."""
+
+    first: int
+    rows: int
+    group: Any  # dist.ProcessGroup
+
+    def log_z(self, logits_cv: Tensor) -> Tensor:
+        """The logarithm (C, 1) of the sum of exponentiated logits over all ranks' rows."""
+        own_c1 = logits_cv.logsumexp(-1, keepdim=True)
+        most_c1 = own_c1.clone()
+        dist.all_reduce(most_c1, dist.ReduceOp.MAX, self.group)
+        sum_c1 = (own_c1 - most_c1).exp()
+        dist.all_reduce(sum_c1, group=self.group)
+        return most_c1 + sum_c1.log()
+
+    def own(self, targets_c1: Tensor, held_c1: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets as places in the own rows, and 1 where they are there; 0 and 0 elsewhere."""
+        there_c1 = (targets_c1 >= self.first) & (targets_c1 < self.first + self.rows)
+        return (targets_c1 - self.first) * there_c1, held_c1 * there_c1
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor, z_loss: float
+        ctx: Any, x_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor, z_loss: float, cut: Cut | None
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         total = torch.zeros((), dtype=torch.promote_types(x_nd.dtype, torch.float32), device=x_nd.device)
         z = torch.zeros_like(total)
@@ -63,17 +101,23 @@ class _Chunked(torch.autograd.Function):
         for start in range(0, len(x_nd), CHUNK):
             x_cd, targets_c1 = x_nd[start : start + CHUNK], targets_n[start : start + CHUNK, None]
             logits_cv = F.linear(x_cd, weight_vd, bias_v).to(total.dtype)
-            log_z_c1 = logits_cv.logsumexp(-1, keepdim=True) if z_loss else None
-            log_p_cv = logits_cv.log_softmax(-1)
+            held_c1 = torch.ones_like(targets_c1, dtype=total.dtype)
+            if cut is None:
+                log_z_c1 = logits_cv.logsumexp(-1, keepdim=True) if z_loss else None
+                log_p_cv = logits_cv.log_softmax(-1)
+            else:
+                log_z_c1 = cut.log_z(logits_cv)
+                log_p_cv = logits_cv - log_z_c1
+                targets_c1, held_c1 = cut.own(targets_c1, held_c1)
             del logits_cv  # as large as the next
-            total -= log_p_cv.gather(1, targets_c1).sum()
-            if log_z_c1 is not None:
+            total -= (log_p_cv.gather(1, targets_c1) * held_c1).sum()
+            if z_loss and log_z_c1 is not None:
                 z += z_loss * log_z_c1.square().sum()
             if any(wanted[:3]):
                 p_cv = log_p_cv.exp_()
-                if log_z_c1 is not None:  # the gradient of z_loss log(Z)^2 is 2 z_loss log(Z) softmax(logits)
+                if z_loss and log_z_c1 is not None:  # the gradient of z_loss log(Z)^2 is 2 z_loss log(Z) softmax(logits)
                     p_cv *= 1 + 2 * z_loss * log_z_c1
-                grad_cv = p_cv.scatter_add_(1, targets_c1, -torch.ones_like(p_cv[:, :1])).to(x_nd.dtype)
+                grad_cv = p_cv.scatter_add_(1, targets_c1, -held_c1).to(x_nd.dtype)
                 if grad_x is not None:
                     torch.mm(grad_cv, weight_vd, out=grad_x[start : start + CHUNK])
                 if grad_weight is not None:
@@ -83,16 +127,18 @@ class _Chunked(torch.autograd.Function):
                         grad_weight += grad_cv.mT @ x_cd
                 if grad_bias is not None:
                     grad_bias += grad_cv.sum(0)
+        if cut is not None:
+            dist.all_reduce(total, group=cut.group)
         ctx.gradients = grad_x, None if grad_weight is None else grad_weight.to(weight_vd.dtype), grad_bias
         ctx.mark_non_differentiable(z)
         return total + z, z
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         """Hands the gradients over, so that nothing copies them: a graph can be walked once."""
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the graph of `cross_entropy` can be walked only once: call it again")
         if grad.device.type != "cpu" or grad != 1:
             gradients = [None if each is None else each.mul_(grad) for each in gradients]
-        return *gradients, None, None
+        return *gradients, None, None, None
