@@ -31,7 +31,7 @@ FLOORS = {
     for floor, names in enumerate(
         (
             "config errors ranks files batch page kernels", "text model", "data families adapt optim plan",
-            "checkpoint parallel generation", "train evals pipelines", "tune serve", "stages verify", "cli",
+            "checkpoint parallel generation", "train evals pipelines", "tune serve", "stages verify", "cli", "__main__",
         )
     )
     for name in names.split()

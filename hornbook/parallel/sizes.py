@@ -39,6 +39,10 @@ class Parallel:
             raise ValueError(f"parallel.zero must be 0, 1, 2 or 3: {self.zero}")
         if self.zero and self.parts == 1:
             raise ValueError(f"parallel.zero shares out among copies, and there is one: zero={self.zero}, data=1")
+        used = [axis for axis in AXES if getattr(self, axis) > 1]
+        if len(used) > 2:
+            together = f"{', '.join(used[:-1])} and {used[-1]}"
+            raise ValueError(f"parallel.{together} together are not proven: set one of them to 1; every pair is")
         if self.sequence and self.tensor == 1:
             raise ValueError("parallel.sequence needs parallel.tensor of 2 or more: tensor=1")
 

@@ -52,6 +52,11 @@ class Team:
         return self.sizes.parts
 
     @property
+    def counts(self) -> bool:
+        """True of the stage of a pipeline that counts the batches, which all stages have."""
+        return self.pipeline is None or self.pipeline.last
+
+    @property
     def first(self) -> bool:
         """True of the one process that speaks and writes for all."""
         return rank() == 0
@@ -66,15 +71,22 @@ class Team:
 
     def spread(self, model: TransformerModel) -> None:
         """Make a whole model, which is the same on every process, this process's part of it."""
-        if self.mesh is not None and self.sizes.pipeline > 1:
-            from hornbook.parallel.pipeline import Pipeline
+        if self.mesh is None:
+            return
+        from hornbook.parallel.expert import expert_parallel
+        from hornbook.parallel.pipeline import Pipeline
+        from hornbook.parallel.shard import shard
+        from hornbook.parallel.tensor import tensor_parallel
 
+        if self.sizes.pipeline > 1:
             self.pipeline = Pipeline(model, self.mesh["pipeline"], self.sizes.schedule)
             model.whole_names = self.pipeline.share.names
-        if self.mesh is not None and self.parts > 1:
-            from hornbook.parallel.shard import shard
-
-            shard(model, self._batch, self.sizes.zero)
+        if self.sizes.tensor > 1:
+            tensor_parallel(model, self.mesh["tensor"], self.sizes.sequence)
+        if self.sizes.expert > 1:
+            expert_parallel(model, self.mesh["expert"])
+        if self.parts > 1:
+            shard(model, self._batch, self.sizes.zero, self.mesh["data"])
 
     def before_micro_batch(self, model: nn.Module, last: bool) -> None:
         """Must be called before each forward pass of a step; `last`: no other micro-batch of this step follows."""
@@ -82,6 +94,13 @@ class Team:
             from hornbook.parallel.shard import before_micro_batch
 
             before_micro_batch(model, self.sizes.zero, last)
+
+    def after_micro_batches(self, model: nn.Module) -> None:
+        """Must be called behind a step's last backward pass: what its sums have not done yet."""
+        if self.mesh is not None and self.sizes.expert > 1 and self.sizes.data > 1 and not self.sizes.zero:
+            from hornbook.parallel.shard import sum_experts
+
+            sum_experts(model, self.mesh["data"])
 
     def sums(self, *values: Tensor | int) -> tuple[Tensor | int, ...]:
         """Each number summed over the parts of the batch, and over the stages of a pipeline: alike on every rank."""

@@ -56,6 +56,7 @@ def tensor_parallel(model: Tied, mesh: DeviceMesh, sequence: bool = False) -> No
             parallelize_module(layer.out, mesh, VOCABULARY)
         elif isinstance(layer, TokenStemLayer):
             parallelize_module(layer.tokens, mesh, RowwiseParallel(input_layouts=Replicate()), src_data_rank=None)
+            layer.tokens.weight.register_post_accumulate_grad_hook(_cut_gradient)
         elif isinstance(layer, TowerLayer):
             parallelize_module(layer, mesh, Between(sequence))
     model.tie()
@@ -75,6 +76,12 @@ def entered(x: Tensor, mesh: DeviceMesh, split: bool = False) -> Tensor:
 def summed(y: Tensor, mesh: DeviceMesh, split: bool = False) -> Tensor:
     """The sum of the ranks' parts, whole (or split over positions)."""
     return moved(y, mesh, Partial(), Shard(1) if split else Replicate())
+
+
+def _cut_gradient(parameter: Tensor) -> None:
+    """Torch leaves the gradient of cut embeddings whole."""
+    if isinstance(parameter, DTensor) and isinstance(parameter.grad, DTensor):
+        parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------------

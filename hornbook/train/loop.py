@@ -173,7 +173,9 @@ def gradients(
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count
     if team.pipeline:  # which takes the micro-batches through its stages in an order of its own
         total, count = team.pipeline.gradients(batches, objective, precision.autocast, precision.scale)
-    sizes = sum(batch.tokens_bt.numel() for batch in batches), sum(batch.text_bytes for batch in batches)
+    team.after_micro_batches(model)
+    own = batches if team.counts else []
+    sizes = sum(batch.tokens_bt.numel() for batch in own), sum(batch.text_bytes for batch in own)
     nats, targets, tokens, text_bytes = team.sums(total, count, *sizes)
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     mine = [plain(gradient) for gradient in found]

@@ -33,14 +33,11 @@ class Ranks:
             line.send((function, args))
         results = []
         for rank, line in enumerate(self._lines):
-            try:
-                failed, result = line.recv() if line.poll(PATIENCE) else (True, "no answer in time")
-            except EOFError:
-                failed, result = True, "the process died"
+            failed, result = _answer(line, PATIENCE)
             if failed:
-                said = [each.recv()[1] for each in self._lines[rank + 1 :] if each.poll(0.5)]
+                said = [f"rank {other}: {_answer(each, 0.5)[1]}" for other, each in enumerate(self._lines) if other > rank]
                 self.end()
-                raise AssertionError("\n".join([f"rank {rank} of {self.world}: {result}", *map(str, said)]))
+                raise AssertionError("\n".join([f"rank {rank} of {self.world}: {result}", *said]))
             results.append(result)
         return results
 
@@ -58,6 +55,13 @@ class Ranks:
             process.start()
             self._lines.append(ours)
             self._ranks.append(process)
+
+
+def _answer(line: Connection, patience: float) -> tuple[bool, Any]:
+    try:
+        return line.recv() if line.poll(patience) else (True, "no answer in time")
+    except EOFError:
+        return True, "the process died"
 
 
 def _serve(rank: int, world: int, place: str, line: Connection) -> None:

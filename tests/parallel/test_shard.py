@@ -29,7 +29,7 @@ COPIES = [Parallel(data=2), *(Parallel(data=2, zero=zero) for zero in (1, 2, 3))
 
 def whole_batches(steps: int = STEPS) -> list[Batch]:
     """Four rows each, of ragged lengths: the copies' parts have unlike numbers of targets, some of them none."""
-    batches = [random_batch(4, 5 + number % 3, number, (1.0, 0.3, 0.05)[number % 3]) for number in range(steps * ACCUMULATE)]
+    batches = [random_batch(4, 6 + 2 * (number % 3), number, (1.0, 0.3, 0.05)[number % 3]) for number in range(steps * ACCUMULATE)]
     batches[3] = replace(batches[3], targets_bt=batches[3].targets_bt.clone().index_fill_(0, torch.tensor([0, 1]), IGNORE))
     return batches
 

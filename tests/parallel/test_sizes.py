@@ -12,10 +12,11 @@ from tests.parallel.pool import ranks
 
 
 def test_the_product_is_the_number_of_processes() -> None:
-    sizes = Parallel(pipeline=2, data=3, expert=2, tensor=4)
-    assert (sizes.world, sizes.parts) == (48, 6)
-    sizes.check_world(48)
-    with pytest.raises(UserError, match="need 48 processes, and there are 2"):
+    sizes = Parallel(data=3, tensor=4)
+    assert (sizes.world, sizes.parts) == (12, 3)
+    assert (Parallel(expert=2, data=3).world, Parallel(expert=2, data=3).parts) == (6, 6)
+    sizes.check_world(12)
+    with pytest.raises(UserError, match="need 12 processes, and there are 2"):
         sizes.check_world(2)
 
 
@@ -25,6 +26,7 @@ def test_the_product_is_the_number_of_processes() -> None:
         ({"data": 0}, "parallel.data must be at least 1: 0"),
         ({"zero": 4, "data": 2}, "parallel.zero must be 0, 1, 2 or 3: 4"),
         ({"zero": 1}, "zero=1, data=1"),
+        ({"data": 2, "tensor": 2, "pipeline": 2}, "parallel.pipeline, data and tensor together are not proven"),
         ({"sequence": True}, "parallel.sequence needs parallel.tensor of 2 or more"),
     ],
 )
