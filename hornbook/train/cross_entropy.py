@@ -7,6 +7,7 @@ whole logits, in another order (the idea: Wijmans et al. 2024, "Cut Your Losses"
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from hornbook.batch import IGNORE
 from hornbook.model.head import LMHeadLayer
 
 CHUNK = 256  # rows: few enough for a small vocabulary's logits to stay in cache, enough for full-speed products with a large one
+RowLosses = Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor, Tensor | None]]
 
 
 def cross_entropy(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor) -> Tensor:
@@ -44,14 +46,33 @@ def with_z_loss(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor, z_loss:
     if torch.is_autocast_enabled(kind):  # the products below name where their results go, which autocast leaves alone
         given = [each if each is None else each.to(torch.get_autocast_dtype(kind)) for each in given]
     with torch.autocast(kind, enabled=False):
-        total, z = _Chunked.apply(*given, targets_n, z_loss)
+        total, z = _Chunked.apply(*given, targets_n, z_loss, getattr(head, "row_losses", row_losses))
     return total, z
+
+
+def row_losses(logits_cv: Tensor, targets_c1: Tensor, z_loss: float, wanted: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The sums of a chunk's losses and of its z-losses, and the gradient of both by its logits, where wanted.
+
+    A head's own `row_losses` goes before this one: `adapt.kernels` puts it there.
+    """
+    short, logits_cv = logits_cv.dtype, logits_cv.to(torch.promote_types(logits_cv.dtype, torch.float32))
+    log_z_c1 = logits_cv.logsumexp(-1, keepdim=True) if z_loss else None
+    log_p_cv = logits_cv.log_softmax(-1)
+    del logits_cv  # as large as the next
+    total = -log_p_cv.gather(1, targets_c1).sum()
+    z = torch.zeros_like(total) if log_z_c1 is None else z_loss * log_z_c1.square().sum()
+    if not wanted:
+        return total, z, None
+    p_cv = log_p_cv.exp_()
+    if log_z_c1 is not None:  # the gradient of z_loss log(Z)^2 is 2 z_loss log(Z) softmax(logits)
+        p_cv *= 1 + 2 * z_loss * log_z_c1
+    return total, z, p_cv.scatter_add_(1, targets_c1, -torch.ones_like(p_cv[:, :1])).to(short)
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor, z_loss: float
+        ctx: Any, x_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor, z_loss: float, rows: RowLosses
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         total = torch.zeros((), dtype=torch.promote_types(x_nd.dtype, torch.float32), device=x_nd.device)
         z = torch.zeros_like(total)
@@ -62,18 +83,10 @@ class _Chunked(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_v) if bias_v is not None and wanted[2] else None
         for start in range(0, len(x_nd), CHUNK):
             x_cd, targets_c1 = x_nd[start : start + CHUNK], targets_n[start : start + CHUNK, None]
-            logits_cv = F.linear(x_cd, weight_vd, bias_v).to(total.dtype)
-            log_z_c1 = logits_cv.logsumexp(-1, keepdim=True) if z_loss else None
-            log_p_cv = logits_cv.log_softmax(-1)
-            del logits_cv  # as large as the next
-            total -= log_p_cv.gather(1, targets_c1).sum()
-            if log_z_c1 is not None:
-                z += z_loss * log_z_c1.square().sum()
-            if any(wanted[:3]):
-                p_cv = log_p_cv.exp_()
-                if log_z_c1 is not None:  # the gradient of z_loss log(Z)^2 is 2 z_loss log(Z) softmax(logits)
-                    p_cv *= 1 + 2 * z_loss * log_z_c1
-                grad_cv = p_cv.scatter_add_(1, targets_c1, -torch.ones_like(p_cv[:, :1])).to(x_nd.dtype)
+            losses, z_losses, grad_cv = rows(F.linear(x_cd, weight_vd, bias_v), targets_c1, z_loss, any(wanted[:3]))
+            total += losses
+            z += z_losses
+            if grad_cv is not None:
                 if grad_x is not None:
                     torch.mm(grad_cv, weight_vd, out=grad_x[start : start + CHUNK])
                 if grad_weight is not None:
@@ -88,11 +101,11 @@ class _Chunked(torch.autograd.Function):
         return total + z, z
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         """Hands the gradients over, so that nothing copies them: a graph can be walked once."""
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the graph of `cross_entropy` can be walked only once: call it again")
         if grad.device.type != "cpu" or grad != 1:
             gradients = [None if each is None else each.mul_(grad) for each in gradients]
-        return *gradients, None, None
+        return *gradients, None, None, None
