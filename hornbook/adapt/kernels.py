@@ -27,8 +27,8 @@ from hornbook.model.spec import Context
 def use_kernels(model: nn.Module, names: Collection[str]) -> None:
     """Let kernels compute what `names` names, from now on, and torch all the rest; no names undo it.
 
-    The results are torch's, up to rounding, in float32, bf16 and fp16 on a CUDA device. Attention stays torch's call by call where a
-    mask tells what is seen (packed or padded rows, a cache) or weights drop out. A `UserError` for a name that is unknown or has
+    The results are torch's, up to rounding, in float32, bf16 and fp16 on a CUDA device. Attention stays torch's call by call where
+    a mask tells what is seen (packed or padded rows, a cache) or weights drop out. A `UserError` for a name that is unknown or has
     nothing to replace in this model, for a model on another device, and where Triton is not installed.
     """
     found = {name: [module for module in model.modules() if fits(module)] for name, (fits, _, _) in KERNELS.items()}
@@ -93,7 +93,11 @@ def _plain_head(module: nn.Module) -> bool:
 # Which modules, the name that is put in front of the class's own, and what is put there.
 KERNELS: dict[str, tuple[Callable[[nn.Module], bool], str, Callable[[nn.Module], Callable[..., Any]]]] = {
     "rms_norm": (lambda module: isinstance(module, nn.RMSNorm | OffsetRMSNorm), "forward", _norm),
-    "rope": (lambda module: isinstance(module, AttentionLayer) and module.rope is not None, "rotate", lambda _: part("rope").rotate),
+    "rope": (
+        lambda module: isinstance(module, AttentionLayer) and module.rope is not None,
+        "rotate",
+        lambda _: part("rope").rotate,
+    ),
     "attention": (_plain_attention, "forward", _attention),
     "cross_entropy": (_plain_head, "row_losses", lambda _: part("cross_entropy").row_losses),
 }

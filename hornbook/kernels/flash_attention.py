@@ -44,7 +44,9 @@ def flash_attention(
     check(q_bthk, k_bsgk, v_bsgk)
     (rows, _, heads, width), (_, keys, groups, _) = q_bthk.shape, k_bsgk.shape
     if k_bsgk.shape != v_bsgk.shape or k_bsgk.shape != (rows, keys, groups, width) or not groups or heads % groups:
-        raise ValueError(f"q (B, T, H, K), k and v (B, S, G, K), H a multiple of G: {[*map(list, (q_bthk.shape, k_bsgk.shape, v_bsgk.shape))]}")
+        raise ValueError(
+            f"q (B, T, H, K), k and v (B, S, G, K), H a multiple of G: {[*map(list, (q_bthk.shape, k_bsgk.shape, v_bsgk.shape))]}"
+        )
     if not q_bthk.dtype == k_bsgk.dtype == v_bsgk.dtype:
         raise ValueError(f"q, k and v must be of one format: {q_bthk.dtype}, {k_bsgk.dtype}, {v_bsgk.dtype}")
     if width > WIDEST:
@@ -127,7 +129,8 @@ def _forward(
 
 @triton.jit
 def _backward_q(
-    q_ptr, k_ptr, v_ptr, y_ptr, dy_ptr, log_z_ptr, delta_ptr, dq_ptr, queries, keys, scale, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, y_ptr, dy_ptr, log_z_ptr, delta_ptr, dq_ptr, queries, keys, scale,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     text, head, first_query = _place(queries, HEADS, K, M)
@@ -157,7 +160,8 @@ def _backward_q(
 
 @triton.jit
 def _backward_kv(
-    q_ptr, k_ptr, v_ptr, dy_ptr, log_z_ptr, delta_ptr, dk_ptr, dv_ptr, queries, keys, scale, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, dy_ptr, log_z_ptr, delta_ptr, dk_ptr, dv_ptr, queries, keys, scale,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     text, group, first_key = _place(keys, GROUPS, K, N)
@@ -194,13 +198,13 @@ def _backward_kv(
 def _sizes(q_bthk: Tensor) -> dict[str, int]:
     """The padded width of a head, how many queries (M) and keys (N) make a block, and with how many threads.
 
-    All blocks of a program together stay under the 99 KB of shared memory that GPUs since Ampere give one. Float32 goes by smaller
-    ones still: its products are no work for tensor cores, and each becomes instructions of its own.
+    All blocks of a program together stay under the 99 KB of shared memory that every GPU since Ampere gives one. Float32 goes by
+    smaller ones: its products are no work for tensor cores, and each of them becomes instructions and registers.
     """
+    short = q_bthk.element_size() == 2
     width = max(16, triton.next_power_of_2(q_bthk.shape[-1]))  # tl.dot takes no side under 16
-    room = width * q_bthk.element_size() ** 2
-    block = 64 if room <= 512 else 32 if room <= 1024 else 16
-    launch = {"num_warps": 8 if block * width > 4096 else 4, "num_stages": 2 if q_bthk.element_size() == 2 else 1}
+    block = (64 if width <= 128 else 32) if short else (32 if width <= 64 else 16)
+    launch = {"num_warps": 8 if block * width > 4096 else 4, "num_stages": 2 if short else 1}
     return {"K": q_bthk.shape[-1], "WIDTH": width, "M": block, "N": block, **launch}
 
 

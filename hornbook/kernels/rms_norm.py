@@ -3,7 +3,7 @@
 Backward, with g = dy w: dx = r (g - n mean(g n)), and dw is the sum of dy n over the rows.
 
 A program takes a tile of whole rows, so that a mean never leaves it: x is read once and y written once. The backward kernel walks
-over several tiles and keeps their share of dw in registers; a short torch sum adds the programs' shares, in the same order each time.
+over several tiles and keeps their share of dw in registers; torch adds the programs' shares, in the same order each time.
 """
 
 from __future__ import annotations

@@ -68,4 +68,5 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_bthk: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(dy_bthk, *ctx.saved_tensors, ctx.dtype, inverse=True), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(dy_bthk, cos, sin, ctx.dtype, inverse=True), None, None

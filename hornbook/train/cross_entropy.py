@@ -45,6 +45,8 @@ def with_z_loss(head: nn.Module, hidden_btd: Tensor, targets_bt: Tensor, z_loss:
     given, kind = [hidden_nd, head.out.weight, head.out.bias], hidden_nd.device.type
     if torch.is_autocast_enabled(kind):  # the products below name where their results go, which autocast leaves alone
         given = [each if each is None else each.to(torch.get_autocast_dtype(kind)) for each in given]
+    if not torch.is_grad_enabled():  # a function of autograd does not see that by itself
+        given = [each if each is None else each.detach() for each in given]
     with torch.autocast(kind, enabled=False):
         total, z = _Chunked.apply(*given, targets_n, z_loss, getattr(head, "row_losses", row_losses))
     return total, z

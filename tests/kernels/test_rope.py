@@ -12,7 +12,9 @@ from tests.reference.interpreted import assert_near
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rows_of_angles", [1, 3])
-@pytest.mark.parametrize(("length", "heads", "width", "turned"), [(5, 3, 12, None), (1, 1, 2, None), (7, 4, 16, 6), (0, 2, 8, None)])
+@pytest.mark.parametrize(
+    ("length", "heads", "width", "turned"), [(5, 3, 12, None), (1, 1, 2, None), (7, 4, 16, 6), (0, 2, 8, None)]
+)
 def test_values_and_gradients_are_the_models(
     device: str, length: int, heads: int, width: int, turned: int | None, rows_of_angles: int, dtype: torch.dtype
 ) -> None:
