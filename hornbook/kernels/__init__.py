@@ -31,7 +31,9 @@ def part(name: str) -> Any:
 
 
 def check(*tensors: Tensor) -> None:
-    """Raise `ValueError` for a format that the kernels would silently shorten."""
+    """Raise `ValueError` for a format that the kernels would silently shorten, and for a device that Triton does not launch on."""
     for tensor in tensors:
         if tensor.dtype not in FORMATS:
             raise ValueError(f"a kernel takes {', '.join(str(each) for each in FORMATS)}: {tensor.dtype}")
+        if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+            raise ValueError(f"a kernel runs on the current device, cuda:{torch.cuda.current_device()}: {tensor.device}")

@@ -198,8 +198,8 @@ def _backward_kv(
 def _sizes(q_bthk: Tensor) -> dict[str, int]:
     """The padded width of a head, how many queries (M) and keys (N) make a block, and with how many threads.
 
-    All blocks of a program together stay under the 99 KB of shared memory that every GPU since Ampere gives one. Float32 goes by
-    smaller ones: its products are no work for tensor cores, and each of them becomes instructions and registers.
+    All blocks of a program together fit into the shared memory that GPUs since Ampere give one, 99 KB on most of them. Float32 goes
+    by smaller ones: its products are no work for tensor cores, and each of them becomes instructions and registers.
     """
     short = q_bthk.element_size() == 2
     width = max(16, triton.next_power_of_2(q_bthk.shape[-1]))  # tl.dot takes no side under 16

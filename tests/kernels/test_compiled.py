@@ -20,6 +20,7 @@ from triton.compiler import ASTSource
 from hornbook.kernels import cross_entropy, flash_attention, rms_norm, rope
 
 kinds = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64", int: "i32", float: "fp32"}
+SHARED = {80: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}  # bytes a program may have; of 8.x the least, which 8.6 and 8.9 have
 launched, dtype = [], getattr(torch, sys.argv[1])
 widths, capabilities = ([int(part) for part in given.split(",")] for given in sys.argv[2:4])
 triton.JITFunction.run = lambda kernel, *args, grid, warmup, **named: launched.append((kernel, args, named))
@@ -43,8 +44,8 @@ for kernel, args, named in launched:
     tensors = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(kernel.arg_names) if signature[name][0] == "*"}
     for capability in capabilities:
         found = triton.compile(ASTSource(kernel, signature, constants, tensors), GPUTarget("cuda", capability, 32), named)
-        assert len(found.asm["cubin"]) and found.metadata.shared <= 99 * 1024, (kernel.__name__, capability, found.metadata.shared)
         print(kernel.__name__, capability, constants, found.metadata.shared)
+        assert len(found.asm["cubin"]) and found.metadata.shared <= SHARED[capability]
 print("compiled", len(launched))
 """
 
@@ -58,9 +59,9 @@ def compiled(cache: Path, *given: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_every_width_compiles_and_fits_into_shared_memory(dtype: str, tmp_path: Path) -> None:
-    assert compiled(tmp_path, dtype, "16,64,128,256", "80,90", "rest") == 3 * 4 + 5
+@pytest.mark.parametrize(("dtype", "widths"), [("bfloat16", "16,64,128,256"), ("float32", "16,128")])
+def test_every_width_compiles_and_fits_into_shared_memory(dtype: str, widths: str, tmp_path: Path) -> None:
+    assert compiled(tmp_path, dtype, widths, "80,90", "rest") == 3 * len(widths.split(",")) + 5
 
 
 def test_each_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_short_formats(device: str, name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, *SHORT])
 @pytest.mark.parametrize("width", [16, 64, 80, 128, 256])
 def test_every_width_of_a_head(device: str, width: int, dtype: torch.dtype) -> None:
