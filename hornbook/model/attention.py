@@ -76,6 +76,8 @@ class Attention:
 
 
 class AttentionLayer(nn.Module):
+    rotate = staticmethod(rotate)  # `adapt.kernels` puts another in front of it
+
     def __init__(self, spec: Attention, dim: int):
         super().__init__()
         self.spec = spec
@@ -113,7 +115,7 @@ class AttentionLayer(nn.Module):
         v_bsgk = self.v(source).unflatten(-1, (-1, spec.head_dim))
         if spec.rope is not None:
             assert ctx.rotations is not None  # the tower sets them
-            q_bthk, k_bsgk = (rotate(t, ctx.rotations[spec.rope]) for t in (q_bthk, k_bsgk))
+            q_bthk, k_bsgk = (self.rotate(t, ctx.rotations[spec.rope]) for t in (q_bthk, k_bsgk))
         mask, bias, causal = None, None, False
         if spec.cross:
             mask = None if ctx.memory_padding_bs is None else ctx.memory_padding_bs[:, None, None, :]

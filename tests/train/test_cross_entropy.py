@@ -55,6 +55,22 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     assert hidden.grad is not None and head.out.weight.grad is None
 
 
+def test_no_gradient_is_computed_where_none_is_wanted() -> None:
+    head, hidden, targets = LMHead(vocab=VOCAB).build(DIM), torch.randn(*ROWS, DIM), torch.zeros(ROWS, dtype=torch.long)
+    asked = []
+
+    def seen(
+        logits: torch.Tensor, targets: torch.Tensor, z_loss: float, wanted: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        asked.append(wanted)
+        return module.row_losses(logits, targets, z_loss, wanted)
+
+    vars(head)["row_losses"] = seen
+    with torch.no_grad():
+        without = cross_entropy(head, hidden, targets)
+    assert without == cross_entropy(head, hidden, targets) and asked == [False, True]
+
+
 def test_a_target_far_from_likely_keeps_its_loss() -> None:
     """log p is computed as a logarithm: a probability under the smallest float still has one."""
     head = LMHead(vocab=2).build(1)
