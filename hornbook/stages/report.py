@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,12 @@ from hornbook.stages.corpus import saved_documents
 from hornbook.stages.keep import lineage, timings
 from hornbook.stages.learn import METRICS
 from hornbook.text.tokenizer import Tokenizer
+from hornbook.train.meter import peak_memory
 
 EXAMPLES = {
     "en": "Hornbooks taught the alphabet; in 2026 they teach machines.",
     "zh": "角帖教孩子认字母；到了2026年，它教机器写字。",
 }
-
-
-def peak_memory() -> int:
-    """This process's largest resident size so far, in bytes."""
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
 
 
 def record_of(out: Path, plan: dict[str, Any], evaluation: dict[str, Any], tokenizer: Tokenizer, command: str) -> dict[str, Any]:

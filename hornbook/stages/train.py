@@ -16,6 +16,7 @@ from hornbook.files import digest
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
+from hornbook.stages.bench import LONG, matmul_peak
 from hornbook.stages.settings import Learning
 from hornbook.stages.voice import Voice
 from hornbook.train.loop import Hook, Objective, Run, fit
@@ -57,6 +58,7 @@ def train(
     )  # fmt: skip
     run = Run(
         steps=recipe.steps, accumulate=recipe.accumulate, clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
+        peak=matmul_peak(stage.device, precision, measure=recipe.steps >= LONG),
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,

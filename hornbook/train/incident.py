@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Step:
     count: int
     norm: float
     norm_tensor: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)  # the objective's, sums too
 
     @property
     def loss(self) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from hornbook.batch import Batch, Loss
 from hornbook.checkpoint.saver import Best, Saver, check_room
@@ -53,6 +54,7 @@ class Run:
     accumulate     micro-batches per step
     clip           the gradient's largest norm
     precision      fp32, bf16 or fp16: see `Precision`
+    peak           FLOP/s of the device's products, for the share of them that the run reaches; 0: not known
     sigmas         how far from usual a step's loss or gradient norm may be: see `Guard`
     folder         where states and incidents are kept; None: nowhere
     save_seconds   at most this much work is lost to a kill
@@ -68,6 +70,7 @@ class Run:
     accumulate: int = 1
     clip: float = 1.0
     precision: str = "fp32"
+    peak: float = 0.0
     sigmas: float = 6.0
     folder: Path | None = None
     save_seconds: float = 20.0
@@ -109,14 +112,15 @@ def fit(
     hooks: Sequence[Hook] = (),
 ) -> TrainState:  # fmt: skip
     """Train until `run.steps`. Raises `Interrupted` after saving when a signal asked for it, `UserError` when steps stay odd."""
-    parts = Parts(Meter(), Guard(run.sigmas), Precision(run.precision, next(model.parameters()).device.type), Best())
+    precision = Precision(run.precision, next(model.parameters()).device.type)
+    parts = Parts(Meter(model, run.steps, run.peak), Guard(run.sigmas), precision, Best())
     state = _restored(model, batches, optimizer, parts, run)
     saved = time.perf_counter()
     model.train()
     with Stop() as stop, Saver(run.folder) as saver:
         while state.step < run.steps:
             position = batches.state()
-            step = gradients(model, [next(batches) for _ in range(run.accumulate)], objective, parts.precision, position)
+            step = gradients(model, parts.meter.taken(batches, run.accumulate), objective, parts.precision, position)
             rate = optimizer.set_rate(schedule(state.step))
             overflowed = parts.precision.overflowed(math.isfinite(step.norm))
             odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
@@ -156,15 +160,26 @@ def gradients(
 ) -> Step:  # fmt: skip
     """One step's gradients: the mean over all targets of all micro-batches, not clipped yet. `position`: where the data stood."""
     numbers, total, count = random_numbers(), torch.zeros(()), torch.zeros((), dtype=torch.long)
+    metrics = dict[str, Tensor]()
     for batch in batches:
         with precision.autocast():
             loss = objective(model, batch)
         (loss.total * precision.scale if precision.scale != 1 else loss.total).backward()
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count
+        metrics = {name: metrics.get(name, 0) + value.detach() for name, value in loss.metrics.items()}
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     torch._foreach_div_(found, (count.clamp(min=1) * precision.scale).to(found[0]))
     norm = torch.nn.utils.get_total_norm(found)
-    return Step(batches, position, numbers, float(total), int(count), float(norm), norm)
+    return Step(
+        batches,
+        position,
+        numbers,
+        float(total),
+        int(count),
+        float(norm),
+        norm,
+        {name: float(value) for name, value in metrics.items()},
+    )
 
 
 def _left_out(
