@@ -145,8 +145,8 @@ def _value(value: object) -> Html:
     return exact(value, figure(value)) if isinstance(value, (int, float)) else text(value)
 
 
-def page(title: str, sections: Iterable[Html], subtitle: object = "") -> str:
-    """One whole HTML document, its sections listed under the title."""
+def page(title: str, sections: Iterable[Html], subtitle: object = "", policy: str = POLICY) -> str:
+    """One whole HTML document, its sections listed under the title; `policy` is what a browser may load and run for it."""
     kept = list(filter(None, sections))
     # Text cannot imitate this: its angle brackets are escaped.
     titles = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(kept))
@@ -158,7 +158,7 @@ def page(title: str, sections: Iterable[Html], subtitle: object = "") -> str:
     tints = "".join(f".t{i}{{background:var(--t{i})}}" for i in range(_TINTS))
     style = f":root{{color-scheme:light dark;{light}}}\n@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{_STYLE}"
     head = (
-        f'<meta charset="utf-8"/><meta http-equiv="Content-Security-Policy" content="{text(POLICY)}"/>'
+        f'<meta charset="utf-8"/><meta http-equiv="Content-Security-Policy" content="{text(policy)}"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/><meta name="color-scheme" content="light dark"/>'
         f'<link rel="icon" href="data:,"/>{element("title", title)}<style>{style}{colors}{tints}</style>'
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
 from hornbook.stages.bench import LONG, matmul_peak
 from hornbook.stages.settings import Learning
+from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
 from hornbook.train.loop import Hook, Objective, Run, fit
 from hornbook.train.precision import choose_precision
@@ -31,7 +32,7 @@ class Stage:
     """One stage of a run: its name, what it is made from, the run's folder, the device, and who is told.
 
     resume     the command that continues it
-    log        is called with each row of figures
+    log        writes a row of figures, and says what it wrote
     describe   a batch as text, for the record of an incident
     """
 
@@ -41,7 +42,7 @@ class Stage:
     device: torch.device
     voice: Voice
     resume: str
-    log: Callable[[dict[str, Any]], None]
+    log: Callable[[dict[str, Any]], dict[str, Any]]
     describe: Callable[[Batch], list[str]] | None = None
 
 
@@ -62,15 +63,9 @@ def train(
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
-        describe=stage.describe, log=stage.log, say=stage.voice.say,
+        describe=stage.describe, say=stage.voice.say,
     )  # fmt: skip
     batches = Batches(rows, recipe.rows, recipe.seed, stage.device)
-    fit(
-        model,
-        batches,
-        objective,
-        optimizer,
-        warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps),
-        run,
-        hooks,
-    )
+    schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
+    with tracking(recipe.track, stage.run, stage.name, vars(recipe)) as track:
+        fit(model, batches, objective, optimizer, schedule, replace(run, log=lambda row: track(stage.log(row))), hooks)

@@ -170,16 +170,8 @@ def gradients(
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     torch._foreach_div_(found, (count.clamp(min=1) * precision.scale).to(found[0]))
     norm = torch.nn.utils.get_total_norm(found)
-    return Step(
-        batches,
-        position,
-        numbers,
-        float(total),
-        int(count),
-        float(norm),
-        norm,
-        {name: float(value) for name, value in metrics.items()},
-    )
+    sums = {name: float(value) for name, value in metrics.items()}
+    return Step(batches, position, numbers, float(total), int(count), float(norm), norm, sums)
 
 
 def _left_out(

@@ -12,8 +12,8 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -23,6 +23,10 @@ from hornbook.plan.flops import flops
 from hornbook.train.incident import Step
 
 LOG = Callable[[dict[str, Any]], None]
+
+
+class Source(Protocol):
+    def __next__(self) -> Batch: ...
 
 
 def peak_memory(device: str = "cpu") -> int:
@@ -64,7 +68,7 @@ class Meter:
         self._begin()
         self._start = self._since - state["seconds"]
 
-    def taken(self, batches: Iterator[Batch], count: int) -> list[Batch]:
+    def taken(self, batches: Source, count: int) -> list[Batch]:
         """The next batches, and how long the loop waited for them."""
         asked = time.perf_counter()
         found = [next(batches) for _ in range(count)]
