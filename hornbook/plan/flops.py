@@ -34,10 +34,8 @@ def flops(model: nn.Module) -> Flops | None:
     if not isinstance(model, TransformerModel) or not isinstance(model.stem, TokenStemLayer):
         return None
     inside = [*model.stem.modules(), *model.tower.modules()]
-    experts = sum(
-        round(weight.numel() * module.active_share)
-        for module in inside if hasattr(module, "active_share") for weight in module.parameters(recurse=False)
-    )  # fmt: skip
+    shares = [(module, share) for module in inside if (share := getattr(module, "active_share", None)) is not None]
+    experts = sum(round(weight.numel() * share) for module, share in shares for weight in module.parameters(recurse=False))
     looks = sum(module.q.out_features for module in inside if isinstance(module, AttentionLayer))
     return Flops(_entries(inside) + experts, looks, _entries([*model.head.modules()]))
 

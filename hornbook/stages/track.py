@@ -27,9 +27,8 @@ Row = dict[str, Any]
 def check_tracker(kind: str) -> None:
     """Refuse a tracker whose package is not there."""
     if kind and importlib.util.find_spec(kind) is None:
-        raise UserError(
-            f"the package {kind} is not there", where="track", why=f'the recipe says track = "{kind}"', fix=INSTALL[kind]
-        )
+        why = f'the recipe says track = "{kind}"'
+        raise UserError(f"the package {kind} is not there", where="track", why=why, fix=INSTALL[kind])
 
 
 @contextmanager
@@ -92,7 +91,7 @@ def _trackio(run: Path, stage: str, config: Row) -> Iterator[Send]:
         yield lambda step, figures, texts: tracked.log({**figures, **texts}, step=step)
     finally:
         with redirect_stdout(sys.stderr):
-            tracked.finish()
+            trackio.finish()
 
 
 @contextmanager

@@ -100,7 +100,8 @@ class Meter:
         """
         now, targets = time.perf_counter(), max(1, self._targets)
         passed, seconds = max(1e-9, now - self._since), now - self._start
-        row = {name: value / targets for name, value in self._metrics.items()} | {
+        row: dict[str, Any] = {
+            **{name: value / targets for name, value in self._metrics.items()},
             "stage": stage, "step": step, "steps": self._whole, "tokens": self.tokens, "loss": self._nats / targets,
             "bits_per_byte": self._nats / math.log(2) / max(1, self._bytes), "learning_rate": learning_rate,
             "grad_norm": grad_norm, "tokens_per_second": self._fresh / passed, "seconds": seconds,
