@@ -116,8 +116,9 @@ function ages() {
 }
 function swap(text) {
   const page = new DOMParser().parseFromString(text, "text/html");
-  const open = [...document.querySelectorAll("details[open]>summary")].map(s => s.textContent);
-  for (const s of page.querySelectorAll("details>summary")) s.parentNode.open = open.includes(s.textContent);
+  const named = s => s.textContent.replace(/[0-9]+/g, "");
+  const open = [...document.querySelectorAll("details[open]>summary")].map(named);
+  for (const s of page.querySelectorAll("details>summary")) s.parentNode.open = open.includes(named(s));
   const y = scrollY;
   document.body.replaceChildren(...page.body.childNodes);
   scrollTo(0, y);
