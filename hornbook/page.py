@@ -199,10 +199,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], language: st
         return element("tr", *(element("td", _value(cell), class_=kind, lang=language, dir="auto") for cell, kind in inside))
 
     head = [element("th", name, scope="col", class_=kind) for name, kind in zip(headers, kinds, strict=True)]
-    if not cells:
-        return Html()
     inside = element("table", element("thead", element("tr", *head)), element("tbody", *map(drawn, cells)))
-    return element("div", inside, class_="scroll", tabindex=0, role="region", aria_label=", ".join(headers))
+    said = {"class_": "scroll", "tabindex": 0, "role": "region", "aria_label": ", ".join(headers)}
+    return element("div", inside, **said) if cells else Html()
 
 
 def facts(pairs: Iterable[tuple[object, ...]], tiles: bool = False) -> Html:
@@ -369,7 +368,8 @@ def lines(
         drawn += _names(ends, list(series), across.end + 6)
     told = "; ".join(f"{name} from {figure(p[0][1])} to {figure(p[-1][1])}" for name, p in finite.items() if p)
     said = {"role": "img", "aria_label": f"{y_label} by {x_label}: {told}", "class_": "wide" if width > 400 else None}
-    return element("svg", element("title", said["aria_label"]), *drawn, viewBox=f"0 0 {width} 260", **said)
+    axes = {f"data_{name}": " ".join(map(str, map(float, vars(axis).values()))) for name, axis in (("x", across), ("y", down))}
+    return element("svg", element("title", said["aria_label"]), *drawn, viewBox=f"0 0 {width} 260", **said, **axes)
 
 
 def _grid(across: _Axis, down: _Axis, x_label: str) -> list[Html]:

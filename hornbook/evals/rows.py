@@ -22,8 +22,8 @@ LEARNED = (
     ("Bits per byte", {"training": "bits_per_byte", "held out": "held_out_bits_per_byte"}),
 )
 RAN = (
-    ("Learning rate", "learning_rate", False, 1.0), ("Gradient norm", "grad_norm", True, 1.0),
-    ("Tokens per second", "tokens_per_second", False, 1.0), ("Peak memory, GB", "memory", False, GIGA),
+    ("Learning rate", "learning_rate", False, 1.0), ("Tokens per second", "tokens_per_second", False, 1.0),
+    ("Gradient norm", "grad_norm", True, 1.0), ("Peak memory, GB", "memory", False, GIGA),
     ("MFU, % of the measured peak", "mfu", False, PERCENT), ("Waiting for data, % of time", "data_wait", False, PERCENT),
 )  # fmt: skip
 COUNTS = ("stage", "step", "steps", "tokens", "seconds", "seconds_left", "flops_per_second", "samples", "left_out")

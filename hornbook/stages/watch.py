@@ -106,7 +106,7 @@ def application(watched: Watched, key: str = "") -> Starlette:
 # Asks every two seconds while the page is looked at. What a reader opened stays open, what is selected is not swapped away.
 ASK_AND_SWAP = """
 "use strict";
-let mark = "";
+let mark = "", pointer = null;
 const asked = new URLSearchParams(location.search);
 function ages() {
   for (const at of document.querySelectorAll("[data-since]")) {
@@ -124,7 +124,39 @@ function swap(text) {
   scrollTo(0, y);
   const step = document.querySelector("dl.tiles dd.value"), share = document.querySelector("table.bars tr:last-child data");
   document.title = [share && share.textContent, step && step.textContent, page.title].filter(Boolean).join(", ");
+  read();
 }
+function value([low, high, start, end, log], at) {
+  const share = (at - start) / (end - start);
+  return log ? low * (high / low) ** share : low + share * (high - low);
+}
+function drawn(kind, svg, given, text) {
+  const made = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", kind));
+  for (const name in given) made.setAttribute(name, given[name]);
+  made.textContent = text || "";
+  return made;
+}
+function read() {  // the figures of the place that is pointed at
+  for (const old of document.querySelectorAll("svg .reading")) old.remove();
+  const under = pointer && document.elementFromPoint(...pointer), svg = under && under.closest("svg[data-x]");
+  if (!svg) return;
+  const [across, down] = [svg.dataset.x, svg.dataset.y].map(axis => axis.split(" ").map(Number));
+  const at = new DOMPoint(...pointer).matrixTransform(svg.getScreenCTM().inverse()).x;
+  const near = (points, x) => points.reduce((a, b) => Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a);
+  const lines = [...svg.querySelectorAll("polyline")].map(
+    line => [line, line.getAttribute("points").split(" ").map(point => point.split(",").map(Number))]);
+  if (!lines.length) return;
+  const x = near(lines.flatMap(line => line[1]), at)[0];
+  drawn("line", svg, {class: "grid reading", x1: x, x2: x, y1: down[3], y2: down[2]});
+  const said = drawn("text", svg, {class: "reading", x: svg.viewBox.baseVal.width - 2, y: 15, "text-anchor": "end"},
+    "step " + Math.round(value(across, x)) + ":");
+  for (const [line, points] of lines) {
+    const point = near(points, x);
+    const shown = Number(value(down, point[1]).toPrecision(3)).toLocaleString("en", {maximumSignificantDigits: 3});
+    if (Math.abs(point[0] - x) < 1) drawn("tspan", said, {class: "name " + line.getAttribute("class")}, " " + shown);
+  }
+}
+addEventListener("pointermove", event => { pointer = [event.clientX, event.clientY]; read(); });
 async function ask() {
   if (!document.hidden && getSelection().isCollapsed) {
     let lost = "";

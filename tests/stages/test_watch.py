@@ -287,6 +287,12 @@ def test_a_browser_follows_a_run(tmp_path: Path) -> None:
             view.get_by_text("s ago").first.wait_for()
             assert view.evaluate("window.ran") is None and said == []
             assert [url for url in asked if not url.startswith((address, "data:"))] == []
+            chart = view.locator("svg.wide").first
+            chart.scroll_into_view_if_needed()
+            dot = chart.locator("circle").nth(2).bounding_box()
+            assert dot is not None
+            view.mouse.move(dot["x"] + dot["width"] / 2, dot["y"] + 20)
+            assert chart.locator("text.reading").text_content() == "step 30: 3.4"
             for scheme, width in (("light", 390), ("dark", 1280), ("light", 1280)):
                 view.emulate_media(color_scheme=scheme)
                 view.set_viewport_size({"width": width, "height": 900})

@@ -87,6 +87,7 @@ def test_memory_is_what_the_process_held_at_most() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_memory_of_a_gpu_is_torchs() -> None:
     held = torch.ones(1_000_000, device="cuda")
     assert peak_memory("cuda") >= held.nbytes
