@@ -16,7 +16,7 @@ SCRIPT = "watch.js"
 LIVE_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
 SAYS = {
     "waiting": "No row has been written yet. This page shows the first one when it comes.",
-    "training": "A process is at work on this run.", "finished": "The last stage that logs has taken its last step.",
+    "training": "A process is at work on this run.", "finished": "The stage that wrote last has taken its last step.",
     "stopped": "No process is at work on this run, and its last step was not taken.",
 }  # fmt: skip
 
@@ -83,6 +83,5 @@ def si(value: float) -> str:
 
 def _progress(metrics: Sequence[Record]) -> Html:
     """One bar per stage, of its steps."""
-    last = {row["stage"]: row for row in metrics if row.get("steps")}
-    shares = [(stage, row["step"] / row["steps"], row) for stage, row in last.items()]
-    return page.bars([Bar(stage_name(stage), share, exact(share, percent(share))) for stage, share, _ in shares], full=1.0)
+    shares = {row["stage"]: row["step"] / row["steps"] for row in metrics if row.get("steps")}
+    return page.bars([Bar(stage_name(stage), share, exact(share, percent(share))) for stage, share in shares.items()], full=1.0)

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,16 @@ def device_limits(device: torch.device) -> dict[str, Any]:
 def matmul_peak(device: torch.device, name: str, measure: bool) -> float:
     """FLOP/s of the best products in a format, for the share of them that a run reaches; 0 where that is not known.
 
-    Measured once per machine, in less than a second (half of `device_limits`' side, at least one run), and kept in the user's
-    cache by processor, threads, torch and format, with what `keep_limits` puts there. Without `measure` only the cache is asked: a
-    run of a few steps does not wait for a figure that says little about it.
+    The best that was ever measured on this machine, from the user's cache, by processor, threads, torch and format. With
+    `measure` it is measured again, in less than a second (half of `device_limits`' side, at least one run), since a machine that
+    was busy then measured too little. A run of a few steps does not wait for a figure that says little about it.
     """
-    machine = _machine(device, name)
-    if machine not in _known_peaks() and measure:
+    machine, peak = _machine(device, name), 0.0
+    if measure:
         peak = _peak(device, SIDE[device.type] // 2, FORMATS[name], 1)
-        try:
+        with suppress(UserError):  # a cache that cannot be written: this run has its figure all the same
             _keep_peaks({machine: peak})
-        except UserError:  # a cache that cannot be written costs the next run a second
-            return peak
-    return _known_peaks().get(machine, 0.0)
+    return max(peak, _known_peaks().get(machine, 0.0))
 
 
 def _machine(device: torch.device, name: str) -> str:
