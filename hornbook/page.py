@@ -145,8 +145,8 @@ def _value(value: object) -> Html:
     return exact(value, figure(value)) if isinstance(value, (int, float)) else text(value)
 
 
-def page(title: str, sections: Iterable[Html], subtitle: object = "") -> str:
-    """One whole HTML document, its sections listed under the title."""
+def page(title: str, sections: Iterable[Html], subtitle: object = "", policy: str = POLICY) -> str:
+    """One whole HTML document, its sections listed under the title; `policy` is what a browser may load and run for it."""
     kept = list(filter(None, sections))
     # Text cannot imitate this: its angle brackets are escaped.
     titles = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(kept))
@@ -158,7 +158,7 @@ def page(title: str, sections: Iterable[Html], subtitle: object = "") -> str:
     tints = "".join(f".t{i}{{background:var(--t{i})}}" for i in range(_TINTS))
     style = f":root{{color-scheme:light dark;{light}}}\n@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{_STYLE}"
     head = (
-        f'<meta charset="utf-8"/><meta http-equiv="Content-Security-Policy" content="{text(POLICY)}"/>'
+        f'<meta charset="utf-8"/><meta http-equiv="Content-Security-Policy" content="{text(policy)}"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/><meta name="color-scheme" content="light dark"/>'
         f'<link rel="icon" href="data:,"/>{element("title", title)}<style>{style}{colors}{tints}</style>'
     )
@@ -199,10 +199,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], language: st
         return element("tr", *(element("td", _value(cell), class_=kind, lang=language, dir="auto") for cell, kind in inside))
 
     head = [element("th", name, scope="col", class_=kind) for name, kind in zip(headers, kinds, strict=True)]
-    if not cells:
-        return Html()
     inside = element("table", element("thead", element("tr", *head)), element("tbody", *map(drawn, cells)))
-    return element("div", inside, class_="scroll", tabindex=0, role="region", aria_label=", ".join(headers))
+    said = {"class_": "scroll", "tabindex": 0, "role": "region", "aria_label": ", ".join(headers)}
+    return element("div", inside, **said) if cells else Html()
 
 
 def facts(pairs: Iterable[tuple[object, ...]], tiles: bool = False) -> Html:
@@ -369,7 +368,8 @@ def lines(
         drawn += _names(ends, list(series), across.end + 6)
     told = "; ".join(f"{name} from {figure(p[0][1])} to {figure(p[-1][1])}" for name, p in finite.items() if p)
     said = {"role": "img", "aria_label": f"{y_label} by {x_label}: {told}", "class_": "wide" if width > 400 else None}
-    return element("svg", element("title", said["aria_label"]), *drawn, viewBox=f"0 0 {width} 260", **said)
+    axes = {f"data_{name}": " ".join(map(str, map(float, vars(axis).values()))) for name, axis in (("x", across), ("y", down))}
+    return element("svg", element("title", said["aria_label"]), *drawn, viewBox=f"0 0 {width} 260", **said, **axes)
 
 
 def _grid(across: _Axis, down: _Axis, x_label: str) -> list[Html]:

@@ -49,7 +49,7 @@ WRITERS = {
     "stages/evaluate.py": "fills a folder that written_folder opened",
     "text/tokenizer.py": "fills a folder that written_folder opened, or one that the user named",
 }
-COMPUTES = sorted(set(VERBS) - {"tokenizer", "prepare", "plan", "export"})
+COMPUTES = sorted(set(VERBS) - {"tokenizer", "prepare", "watch", "plan", "export"})
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -24,11 +24,12 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("bench measures one thing so far", where="bench", fix="hornbook bench device")
     settings = parse(BenchDevice, "bench device", [word for word in arguments if word != "device"])
     from hornbook.ranks import choose_device
-    from hornbook.stages.bench import device_limits
+    from hornbook.stages.bench import device_limits, keep_limits
 
     device = choose_device(settings.device)
     print(f"device: {device}; measuring for a few seconds", file=sys.stderr)
     found = device_limits(device)
+    keep_limits(device, found)
     if settings.json:
         print(json.dumps(found))
         return

@@ -22,6 +22,7 @@ VERBS = {
     "prepare": "read and clean a corpus, learn its vocabulary, write token shards",
     "pretrain": "train a model from nothing, as a recipe says",
     "try": "find a learning rate, or compare optimizers, on a recipe's own text",
+    "watch": "show a run's figures in the browser while it trains, and after",
     "sft": "teach a pretrained model to answer, as a recipe says",
     "replay": "take a step again that training left out",
     "speech": "teach a model to spell what it hears, as a recipe says, and measure it on a speaker it never heard",

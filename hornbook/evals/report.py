@@ -14,21 +14,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hornbook import page
+from hornbook.evals.rows import Record, curves, samples, series, stage_name, stages, words
 from hornbook.evals.score import wilson
-from hornbook.page import Bar, Html, Point, byte_size, duration, exact, figure, percent
-
-Record = Mapping[str, Any]
-
-STAGES = {"pretrain": "Pretraining", "sft": "Fine-tuning"}
-_SAMPLES_SHOWN = 6
+from hornbook.page import Bar, Html, byte_size, duration, exact, figure, percent
 
 
 def render_report(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     """The report of a run as one self-contained HTML page."""
     made = [record.get("command"), f"hornbook {record['version']}" if record.get("version") else None, record.get("created")]
     sections = [
-        _result(record, metrics), *(_curves(stage, metrics) for stage in _stages(metrics)), _corpus(record), _tokenizer(record),
-        _plan(record), _samples(record), _evaluation(record), *_origins(record),
+        _result(record, metrics), *(curves(stage, metrics) for stage in stages(metrics)), _corpus(record), _tokenizer(record),
+        _plan(record), samples(record.get("samples") or [], _language(record)), _evaluation(record), *_origins(record),
     ]  # fmt: skip
     return page.page(record.get("title") or "A hornbook run", sections, " · ".join(str(part) for part in made if part))
 
@@ -47,10 +43,6 @@ def _language(record: Record) -> str | None:
     return named if isinstance(named, str) and re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", named) else None
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def _ends(score: Record) -> tuple[float, float] | None:
     """The ends of a score's interval; a score of too little data has none, or one that is not finite."""
     low, high = score.get("interval") or (None, None)
@@ -60,34 +52,6 @@ def _ends(score: Record) -> tuple[float, float] | None:
 def _interval(score: Record, show: Callable[[float], str] = percent) -> str:
     found = _ends(score)
     return f"{show(found[0])} to {show(found[1])}" if found else ""
-
-
-def _stages(metrics: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(str(line["stage"]) for line in metrics if "stage" in line))
-
-
-def _series(metrics: Sequence[Record], stage: str, key: str) -> list[Point]:
-    """(step, value) in the order of steps; a step that a resumed run took twice counts as it went the last time."""
-    found = {int(line["step"]): line[key] for line in metrics if line.get("stage") == stage and key in line}
-    return [(float(step), math.nan if value is None else float(value)) for step, value in sorted(found.items())]
-
-
-def _curves(stage: str, metrics: Sequence[Record]) -> Html:
-    def chart(title: str, width: int, log_y: bool = False, **keys: str) -> Html:
-        found = {_words(name): _series(metrics, stage, key) for name, key in keys.items()}
-        found = {name: points for name, points in found.items() if points}
-        return page.lines(found, "step", title, log_y, width) if found else Html()
-
-    learned = page.row(
-        chart("Loss, nats per token", 480, True, training="loss", held_out="held_out_loss"),
-        chart("Bits per byte", 480, True, training="bits_per_byte", held_out="held_out_bits_per_byte"),
-    )
-    ran = page.row(
-        chart("Learning rate", 330, False, rate="learning_rate"),
-        chart("Tokens per second", 330, False, speed="tokens_per_second"),
-        chart("Gradient norm", 330, True, norm="grad_norm"),
-    )
-    return page.section(STAGES.get(stage, stage), learned, ran)
 
 
 # --- the result -----------------------------------------------------------------------------------------------------------
@@ -120,9 +84,9 @@ def _result(record: Record, metrics: Sequence[Record]) -> Html:
             tiles.append((label, exact(score["accuracy"], percent(score["accuracy"])), _score_note(score)))
     if (parameters := _part(record, "plan", "model", "parameters")) is not None:
         tiles.append(("Parameters", parameters))
-    for stage in _stages(metrics):
-        if read := _series(metrics, stage, "tokens"):
-            tiles.append((f"Tokens, {STAGES.get(stage, stage).lower()}", int(read[-1][1])))
+    for stage in stages(metrics):
+        if read := series(metrics, stage, "tokens"):
+            tiles.append((f"Tokens, {stage_name(stage).lower()}", int(read[-1][1])))
     if (seconds := record.get("total_seconds")) is not None:
         tiles.append(("Time", exact(seconds, duration(seconds))))
     if (memory := record.get("peak_memory_bytes")) is not None:
@@ -136,12 +100,12 @@ def findings(record: Record, metrics: Sequence[Record]) -> list[tuple[bool, str]
     found: list[tuple[bool, str]] = []
     if outcome := record.get("outcome"):
         found.append((outcome == "finished", f"The run {'finished' if outcome == 'finished' else 'ended: ' + str(outcome)}."))
-    for stage in _stages(metrics):
-        name = STAGES.get(stage, stage)
-        lost = [step for step, loss in _series(metrics, stage, "loss") if not math.isfinite(loss)]
+    for stage in stages(metrics):
+        name = stage_name(stage)
+        lost = [step for step, loss in series(metrics, stage, "loss") if not math.isfinite(loss)]
         if lost:
             found.append((False, f"{name}: the loss was not finite at {len(lost):,} steps, first at step {lost[0]:,.0f}."))
-        held = [point for point in _series(metrics, stage, "held_out_bits_per_byte") if math.isfinite(point[1])]
+        held = [point for point in series(metrics, stage, "held_out_bits_per_byte") if math.isfinite(point[1])]
         if len(held) > 1:
             best = min(held, key=lambda point: point[1])
             if held[-1][1] > 1.01 * best[1]:
@@ -154,7 +118,7 @@ def findings(record: Record, metrics: Sequence[Record]) -> list[tuple[bool, str]
         if chance is not None and (ends := _ends(score)):
             above = ends[0] > chance
             verdict = "above chance" if above else "not clearly above chance"
-            found.append((above, f"{_words(kind)}: {percent(score['accuracy'])} right, {verdict} ({percent(chance)})."))
+            found.append((above, f"{words(kind)}: {percent(score['accuracy'])} right, {verdict} ({percent(chance)})."))
     return found
 
 
@@ -171,26 +135,26 @@ def _corpus(record: Record) -> Html:
     funnel = record.get("funnel") or {}
     language = _language(record)
     lost_ones = [(group, funnel.get(group) or {}) for group in ("rejected", "dropped")]
-    left = [(f"{group}: {_words(reason)}", lost) for group, reasons in lost_ones for reason, lost in reasons.items()]
+    left = [(f"{group}: {words(reason)}", lost) for group, reasons in lost_ones for reason, lost in reasons.items()]
     shown = [("in", funnel["in"], 0)] if "in" in funnel else []
     shown += [(label, lost, 1) for label, lost in left]
     shown += [("out", funnel["out"], 2)] if "out" in funnel else []
     drawn = [Bar(name, counted.get("documents", 0), _amount(counted), color=color) for name, counted, color in shown]
-    about = ", ".join(f"{_words(key)}: {value}" for key, value in (record.get("data") or {}).items() if value is not None)
+    about = ", ".join(f"{words(key)}: {value}" for key, value in (record.get("data") or {}).items() if value is not None)
     parts = [page.paragraph(about) if about else "", page.bars(drawn)]
     for label, lost in left:
         examples = (page.code(example, language) for example in lost.get("examples") or ())
         parts.append(page.details(f"What was {label}", *examples))
     if split := record.get("split"):
         named = [name for name in ("documents", "bytes", "tokens") if any(name in counted for counted in split.values())]
-        counts = [[_words(name), *(counted.get(unit) for unit in named)] for name, counted in split.items()]
+        counts = [[words(name), *(counted.get(unit) for unit in named)] for name, counted in split.items()]
         parts.append(page.table(["part", *named], counts))
     return page.section("Corpus", *parts)
 
 
 def _tokenizer(record: Record) -> Html:
     made, language = record.get("tokenizer") or {}, _language(record)
-    told = [(_words(key), value) for key, value in made.items() if isinstance(value, (str, int, float))]
+    told = [(words(key), value) for key, value in made.items() if isinstance(value, (str, int, float))]
     parts = [page.facts(told)]
     parts += [page.tokens(one["pieces"], one.get("ids") or (), language) for one in made.get("examples") or ()]
     for key, title in (("longest", "Its longest tokens"), ("first_merges", "The first merges it learned")):
@@ -209,29 +173,13 @@ def _plan(record: Record) -> Html:
 def _plan_figures(record: Record) -> list[tuple[str, object]]:
     plan = record.get("plan") or {}
     figures = {**(plan.get("model") or {}), **plan}
-    return [(_words(key), value) for key, value in figures.items() if isinstance(value, (str, int, float))]
-
-
-def _samples(record: Record) -> Html:
-    samples = record.get("samples") or []
-    language = _language(record)
-
-    def shown(one: Record) -> Html:
-        when = f"{STAGES.get(str(one['stage']), str(one['stage'])).lower()}, step {one['step']:,}"
-        return page.caption(when, page.code(page.join(page.element("b", one["prompt"]), one["text"]), language))
-
-    note = "The prompt is bold; the rest is the model's."
-    if len(samples) <= _SAMPLES_SHOWN:
-        return page.section("Samples during training", *map(shown, samples), note=note)
-    few = [samples[round(i * (len(samples) - 1) / (_SAMPLES_SHOWN - 1))] for i in range(_SAMPLES_SHOWN)]
-    everything = page.details(f"All {len(samples)} samples", *map(shown, samples))
-    return page.section("Samples during training", *map(shown, few), everything, note=note)
+    return [(words(key), value) for key, value in figures.items() if isinstance(value, (str, int, float))]
 
 
 def _evaluation(record: Record) -> Html:
     bits = _part(record, "evaluation", "bits_per_byte") or {}
     plain = {key: " to ".join(map(figure, value)) if isinstance(value, (list, tuple)) else value for key, value in bits.items()}
-    told = [(_words(key), value) for key, value in plain.items() if value is not None]
+    told = [(words(key), value) for key, value in plain.items() if value is not None]
     scores = _scores(record)
     drawn = page.bars([_score_bar(kind, score) for kind, score in scores.items()], full=1.0)
     violations = _part(record, "evaluation", "stories", "violations") or {}
@@ -240,7 +188,7 @@ def _evaluation(record: Record) -> Html:
         page.caption("Held-out bits per byte", page.facts(told)),
         page.caption("Share right, from 0 to 100 %; whisker: interval, dashed line: chance", drawn),
         *(_examples(kind, score.get("examples") or (), _language(record)) for kind, score in scores.items()),
-        page.table(["what was wrong in stories", "times"], [[_words(reason), times] for reason, times in violations.items()]),
+        page.table(["what was wrong in stories", "times"], [[words(reason), times] for reason, times in violations.items()]),
     )
 
 
@@ -254,23 +202,23 @@ def _scores(record: Record) -> dict[str, Any]:
 
 def _score_bar(kind: str, score: Record) -> Bar:
     shown = page.join(exact(score["accuracy"], percent(score["accuracy"])), f" ({_score_note(score)})")
-    return Bar(_words(kind), score["accuracy"], shown, _ends(score), score.get("chance"))
+    return Bar(words(kind), score["accuracy"], shown, _ends(score), score.get("chance"))
 
 
 def _examples(kind: str, examples: Sequence[Record], language: str | None) -> Html:
     wrong = sum(not one["correct"] for one in examples)
     signs = ["✓\u00a0right" if one["correct"] else "✗\u00a0wrong" for one in examples]
     asked = [[sign, one["prompt"], one["expected"], one["answer"]] for sign, one in zip(signs, examples, strict=True)]
-    title = f"{_words(kind)}: examples, {len(examples) - wrong} right and {wrong} wrong"
+    title = f"{words(kind)}: examples, {len(examples) - wrong} right and {wrong} wrong"
     return page.details(title, page.table(["result", "prompt", "expected", "answer"], asked, language))
 
 
 def _origins(record: Record) -> list[Html]:
     """The sections that say how the run came about: its time, its settings, its files, its machine."""
     timings, named = record.get("timings") or {}, record.get("lineage") or {}
-    drawn = [Bar(_words(stage), seconds, exact(seconds, duration(seconds))) for stage, seconds in timings.items()]
+    drawn = [Bar(words(stage), seconds, exact(seconds, duration(seconds))) for stage, seconds in timings.items()]
     settings = json.dumps(record.get("config"), indent=2, ensure_ascii=False, default=str)
-    machine = [(_words(key), value) for key, value in (record.get("identity") or {}).items()]
+    machine = [(words(key), value) for key, value in (record.get("identity") or {}).items()]
     return [
         page.section("Time per stage", page.bars(drawn)),
         page.section("Configuration", page.details("As resolved", page.code(settings)) if record.get("config") else ""),
@@ -331,12 +279,12 @@ def _rows(title: str, headers: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def _card_data(record: Record) -> str:
-    told = [(_words(key), value) for key, value in (record.get("data") or {}).items() if value is not None]
+    told = [(words(key), value) for key, value in (record.get("data") or {}).items() if value is not None]
     for name, counted in (record.get("split") or {}).items():
-        told += [(f"{_words(name)}, {unit}", count) for unit, count in counted.items()]
+        told += [(f"{words(name)}, {unit}", count) for unit, count in counted.items()]
     for key in ("vocab", "split", "bytes_per_token"):
         if (value := _part(record, "tokenizer", key)) is not None:
-            told.append((f"tokenizer, {_words(key)}", value))
+            told.append((f"tokenizer, {words(key)}", value))
     return _rows("Training data", ("what", "value"), told)
 
 
@@ -350,7 +298,7 @@ def _card_scores(record: Record) -> str:
     for kind, score in _scores(record).items():
         share = f"{percent(score['accuracy'])} ({score['correct']:,} of {score['total']:,})"
         chance = "" if score.get("chance") is None else percent(score["chance"])
-        told.append((f"{_words(kind)}, share right", share, _interval(score), chance))
+        told.append((f"{words(kind)}, share right", share, _interval(score), chance))
     return _rows("Evaluation", ("measure", "score", "interval", "chance"), told)
 
 
@@ -391,7 +339,7 @@ def _card_limits(record: Record) -> str:
         told.append(f"It was trained on stretches of {context:,} tokens.")
     for kind, score in _scores(record).items():
         if score["correct"] < score["total"]:
-            told.append(f"{_inline(_words(kind))}: {score['total'] - score['correct']:,} of {score['total']:,} went wrong.")
+            told.append(f"{_inline(words(kind))}: {score['total'] - score['correct']:,} of {score['total']:,} went wrong.")
     if record.get("evaluation"):
         told.append("The evaluation above is all that was measured.")
     if not record.get("license"):

@@ -12,7 +12,7 @@ from typing import Any
 from hornbook.errors import DamagedError, UserError
 from hornbook.files import MANIFEST, append_line, digest, held, read_lines, verified
 
-TIMINGS = "timings.jsonl"
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 OURS = (".lock", "plan.json")  # what tells a run's folder from any other
 
 
@@ -59,6 +59,11 @@ def kept(folder: Path, inputs: dict[str, Any]) -> bool:
 def lineage(folder: Path) -> str:
     """One hash for all files of a finished folder."""
     return digest(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+
+
+def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row of `METRICS` is of: of two rows with one place, the later one counts."""
+    return row["stage"], row["step"], "samples" in row, "loss" in row
 
 
 @contextmanager

@@ -28,9 +28,10 @@ from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first
 from hornbook.stages.corpus import saved_documents, saved_rows
-from hornbook.stages.keep import kept, lineage
+from hornbook.stages.keep import METRICS, kept, lineage
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
+from hornbook.stages.track import check_tracker
 from hornbook.stages.train import Stage, keep_model, train
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import BOS, MASK
@@ -43,7 +44,6 @@ from hornbook.tune.sft import continuations, examples
 SHORTEST_PASSAGE = 8  # characters
 HELD_OUT = 40  # documents that a look at held-out text reads
 HELD_OUT_ROWS = 128  # of a masked look, which asks for a share of the tokens only
-METRICS = "metrics.jsonl"
 SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte", "held_out_loss")
 SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
 
@@ -67,7 +67,8 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def check_model(recipe: Recipe) -> None:
-    """Refuse, before any work is done, a `[model]` that cannot be built or that is too short for the recipe's rows."""
+    """Refuse, before any work is done, a `[model]` that cannot be built or is too short for the rows, or an absent tracker."""
+    check_tracker(recipe.track)
     with shapes_only():
         model = families.build({"vocab_size": recipe.vocab, **recipe.model}, "[model]")
     if recipe.objective == "causal":
@@ -208,20 +209,21 @@ def _texts(tokenizer: Tokenizer) -> Callable[[Batch], list[str]]:
     return lambda batch: [tokenizer.decode(row) for row in batch.tokens_bt.tolist()]
 
 
-def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[str, Any]], None]:
-    def log(row: dict[str, Any]) -> None:
+def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def log(row: dict[str, Any]) -> dict[str, Any]:
         append_line(run / METRICS, row)
         figures = {key: float(row[key]) for key in SHOWN if key in row}
         if "held_out_bits_per_byte" in figures:
             figures.pop("held_out_loss", None)  # the same in another unit
         voice.progress(row["step"], steps, figures)
+        return row
 
     return log
 
 
 def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
     """What decides the weights: not where they go, how often they are saved, nor how many processes train them."""
-    return {key: value for key, value in vars(recipe).items() if key not in ("out", "base", "save_seconds", "parallel")}
+    return {key: value for key, value in vars(recipe).items() if key not in ("out", "base", "save_seconds", "parallel", "track")}
 
 
 def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: dict[str, Any]) -> None:

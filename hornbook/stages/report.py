@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,23 +10,18 @@ from typing import Any
 import hornbook
 from hornbook.checkpoint.pretrained import load_model
 from hornbook.evals.report import render_report
+from hornbook.evals.rows import samples_of
 from hornbook.families import decoder
 from hornbook.files import read_lines, sha256, write_json, write_text
 from hornbook.stages.corpus import saved_documents
-from hornbook.stages.keep import lineage, timings
-from hornbook.stages.learn import METRICS
+from hornbook.stages.keep import METRICS, lineage, place, timings
 from hornbook.text.tokenizer import Tokenizer
+from hornbook.train.meter import peak_memory
 
 EXAMPLES = {
     "en": "Hornbooks taught the alphabet; in 2026 they teach machines.",
     "zh": "角帖教孩子认字母；到了2026年，它教机器写字。",
 }
-
-
-def peak_memory() -> int:
-    """This process's largest resident size so far, in bytes."""
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
 
 
 def record_of(out: Path, plan: dict[str, Any], evaluation: dict[str, Any], tokenizer: Tokenizer, command: str) -> dict[str, Any]:
@@ -53,7 +46,7 @@ def record_of(out: Path, plan: dict[str, Any], evaluation: dict[str, Any], token
             "batch_tokens": recipe["rows"] * recipe["accumulate"] * recipe["context"], "steps": recipe["steps"],
             "learning_rate": recipe["learning_rate"], "context": recipe["context"], "sft_steps": plan["sft"]["steps"],
         },
-        "evaluation": evaluation, "samples": _samples(out), "config": {"pretrain": recipe, "sft": plan["sft"]},
+        "evaluation": evaluation, "samples": samples_of(metrics(out)), "config": {"pretrain": recipe, "sft": plan["sft"]},
         "lineage": {"corpus": lineage(out / "corpus"), "tokenizer": tokenizer.fingerprint, "shards": lineage(out / "shards"),
                     "pretrained": sha256(out / "pretrained" / "model.safetensors"),
                     "tuned": sha256(out / "tuned" / "model.safetensors")},
@@ -68,14 +61,9 @@ def write_report(out: Path, record: dict[str, Any]) -> None:
 
 def metrics(out: Path) -> list[dict[str, Any]]:
     """The run's rows; of a step that a kill made run twice, the later one."""
-    rows = {(row["stage"], row["step"], "samples" in row, "loss" in row): row for row in read_lines(out / METRICS)}
+    rows = {place(row): row for row in read_lines(out / METRICS)}
     order = {"pretrain": 0, "sft": 1}
     return sorted(rows.values(), key=lambda row: (order.get(row["stage"], 2), row["step"]))
-
-
-def _samples(out: Path) -> list[dict[str, Any]]:
-    rows = [row for row in metrics(out) if "samples" in row]
-    return [{"stage": row["stage"], "step": row["step"], **sample} for row in rows for sample in row["samples"]]
 
 
 def _tokenizer(out: Path, tokenizer: Tokenizer, split: str, train: dict[str, int], tokens: int) -> dict[str, Any]:

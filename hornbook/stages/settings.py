@@ -12,6 +12,7 @@ from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.sizes import Parallel
 
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
+Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
 
 
@@ -24,6 +25,7 @@ class Learning:
     momentum, nesterov: of sgd and muon; unset is the usual. decay_steps: the last so many fall; unset is all, for wsd a fifth.
     precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
+    track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
     """
 
     seed: int = 0
@@ -46,6 +48,7 @@ class Learning:
     recompute: Literal["none", "blocks", "selective"] = "none"
     sigmas: float = 6.0
     save_seconds: float = 20.0
+    track: Tracker = ""
     device: str = "auto"
 
     def __post_init__(self) -> None:

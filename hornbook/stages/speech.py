@@ -22,15 +22,16 @@ from hornbook.generation.ctc import prefix_beam
 from hornbook.model import TransformerModel, initialize
 from hornbook.parallel.team import Team
 from hornbook.ranks import choose_device
-from hornbook.stages.keep import kept, run_folder
+from hornbook.stages.keep import METRICS, kept, run_folder
 from hornbook.stages.settings import SpeechRecipe
 from hornbook.stages.train import Stage, train
 from hornbook.stages.voice import Voice
 from hornbook.train.ctc import ctc, ctc_loss
 
-METRICS = "metrics.jsonl"
 # What a row of metrics keeps: the others count tokens, which sound has not.
-FIGURES = ("stage", "step", "loss", "left_out", "learning_rate", "grad_norm", "seconds")
+FIGURES = (
+    "stage", "step", "steps", "loss", "left_out", "learning_rate", "grad_norm", "seconds", "seconds_left", "data_wait", "memory",
+)  # fmt: skip
 BEAM, MOST_KNOWN = 16, 1000  # prefixes; texts that are few enough to be compared one by one
 
 
@@ -110,7 +111,8 @@ def _trained(
     voice: Voice, command: str,
 ) -> TransformerModel:  # fmt: skip
     """The model of `run`, trained if it is not there yet, continued if it was stopped. `files`: the hashes of the recordings."""
-    settings = {key: value for key, value in vars(recipe).items() if key not in ("out", "folder", "device", "save_seconds")}
+    idle = ("out", "folder", "device", "save_seconds", "track")
+    settings = {key: value for key, value in vars(recipe).items() if key not in idle}
     inputs, folder = {"recipe": digest(settings), "recordings": digest([files, rows.texts])}, run / "model"
     size = sum(parameter.numel() for parameter in model.parameters())
     voice.begin("speech", f"{size:,} parameters, {len(rows)} recordings, {recipe.steps} steps")
@@ -122,9 +124,11 @@ def _trained(
     write_text(run / "recipe.toml", to_toml(asdict(recipe)))
     initialize(model, recipe.seed).to(device)
 
-    def log(row: dict[str, Any]) -> None:
-        append_line(run / METRICS, {key: row[key] for key in FIGURES if key in row})
+    def log(row: dict[str, Any]) -> dict[str, Any]:
+        row = {key: row[key] for key in FIGURES if key in row}
+        append_line(run / METRICS, row)
         voice.progress(row["step"], recipe.steps, {"loss": row["loss"]} if "loss" in row else {})
+        return row
 
     train(model, rows, recipe, ctc, Stage("speech", inputs, run, Team(device=device), voice, command, log))
     with written_folder(folder, {"inputs": inputs}) as target:

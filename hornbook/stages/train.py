@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.team import Team
 from hornbook.ranks import background_group, from_first
+from hornbook.stages.bench import LONG, matmul_peak
 from hornbook.stages.settings import Learning
+from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
 from hornbook.train.loop import Hook, Objective, Run, fit
 from hornbook.train.precision import choose_precision
@@ -33,7 +35,7 @@ class Stage:
     """One stage of a run: its name, what it is made from, the run's folder, the processes that train, and who is told.
 
     resume     the command that continues it
-    log        is called with each row of figures
+    log        writes a row of figures, and says what it wrote
     describe   a batch as text, for the record of an incident
     """
 
@@ -43,7 +45,7 @@ class Stage:
     team: Team
     voice: Voice
     resume: str
-    log: Callable[[dict[str, Any]], None]
+    log: Callable[[dict[str, Any]], dict[str, Any]]
     describe: Callable[[Batch], list[str]] | None = None
 
 
@@ -62,14 +64,17 @@ def train(
     )  # fmt: skip
     run = Run(
         steps=recipe.steps, accumulate=recipe.accumulate, clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
+        peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
-        describe=stage.describe, log=stage.log, say=stage.voice.say, team=stage.team,
+        describe=stage.describe, say=stage.voice.say, team=stage.team,
     )  # fmt: skip
     batches = Batches(rows, recipe.rows, recipe.seed, stage.team.device, stage.team.part, stage.team.parts)
     schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
-    fit(model, batches, objective, optimizer, schedule, run, hooks)
+    kind = recipe.track if stage.team.first else ""
+    with tracking(kind, stage.run, stage.name, vars(recipe)) as track:
+        fit(model, batches, objective, optimizer, schedule, replace(run, log=lambda row: track(stage.log(row))), hooks)
 
 
 def keep_model(model: TransformerModel, stage: Stage, write: Callable[[TransformerModel], None]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Step:
     text_bytes: int
     norm: float
     norm_tensor: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)  # the objective's, sums too
 
     @property
     def loss(self) -> float:

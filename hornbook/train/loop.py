@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from hornbook.batch import Batch, Loss
 from hornbook.checkpoint.saver import Best, Saver, check_room
@@ -55,6 +56,7 @@ class Run:
     accumulate     micro-batches per step
     clip           the gradient's largest norm
     precision      fp32, bf16 or fp16: see `Precision`
+    peak           FLOP/s of the device's products, for the share of them that the run reaches; 0: not known
     sigmas         how far from usual a step's loss or gradient norm may be: see `Guard`
     folder         where states and incidents are kept; None: nowhere
     save_seconds   at most this much work is lost to a kill
@@ -71,6 +73,7 @@ class Run:
     accumulate: int = 1
     clip: float = 1.0
     precision: str = "fp32"
+    peak: float = 0.0
     sigmas: float = 6.0
     folder: Path | None = None
     save_seconds: float = 20.0
@@ -116,14 +119,16 @@ def fit(
     team = run.team
     if not team.first:
         run = replace(run, log=ignore, say=ignore)
-    parts = Parts(Meter(), Guard(run.sigmas), Precision(run.precision, next(model.parameters()).device.type), Best())
+    precision = Precision(run.precision, next(model.parameters()).device.type)
+    parts = Parts(Meter(model, run.steps, run.peak * team.sizes.world), Guard(run.sigmas), precision, Best())
     state = _restored(model, batches, optimizer, parts, run)
     saved = time.perf_counter()
     model.train()
     with Stop() as stop, Saver(run.folder) as saver, team.watched():
         while state.step < run.steps:
             position = batches.state()
-            step = gradients(model, [next(batches) for _ in range(run.accumulate)], objective, parts.precision, position, team)
+            taken = parts.meter.taken(batches, run.accumulate)
+            step = gradients(model, taken, objective, parts.precision, position, team)
             rate = optimizer.set_rate(schedule(state.step))
             overflowed = parts.precision.overflowed(math.isfinite(step.norm))
             odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
@@ -164,24 +169,26 @@ def gradients(
 ) -> Step:  # fmt: skip
     """One step's gradients: the mean over all targets of all micro-batches, not clipped yet. `position`: where the data stood."""
     numbers, team = random_numbers(), team or Team()
-    total, count = torch.zeros(()), torch.zeros((), dtype=torch.long)
+    total, count, metrics = torch.zeros(()), torch.zeros((), dtype=torch.long), dict[str, Tensor]()
     for number, batch in enumerate([] if team.pipeline else batches):
         team.before_micro_batch(model, number + 1 == len(batches))
         with precision.autocast():
             loss = objective(model, batch)
         (loss.total * precision.scale if precision.scale != 1 else loss.total).backward()
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count
+        metrics = {name: metrics.get(name, 0) + value.detach() for name, value in loss.metrics.items()}
     if team.pipeline:  # which takes the micro-batches through its stages in an order of its own
         total, count = team.pipeline.gradients(batches, objective, precision.autocast, precision.scale)
     team.after_micro_batches(model)
     own = batches if team.counts else []
     sizes = sum(batch.tokens_bt.numel() for batch in own), sum(batch.text_bytes for batch in own)
-    nats, targets, tokens, text_bytes = team.sums(total, count, *sizes)
+    nats, targets, tokens, text_bytes, *more = team.sums(total, count, *sizes, *metrics.values())
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     mine = [plain(gradient) for gradient in found]
     torch._foreach_div_(mine, (torch.as_tensor(targets).clamp(min=1) * precision.scale).to(mine[0]))
     norm = team.norm(model)
-    return Step(batches, position, numbers, float(nats), int(targets), int(tokens), int(text_bytes), float(norm), norm)
+    sums = {name: float(value) for name, value in zip(metrics, more, strict=True)}
+    return Step(batches, position, numbers, float(nats), int(targets), int(tokens), int(text_bytes), float(norm), norm, sums)
 
 
 def _left_out(

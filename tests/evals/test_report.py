@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from hornbook.evals import report
+from hornbook.evals.rows import STAGES
 
 HOSTILE = "</style><script>alert(1)</script><img src=http://outside.example/x onerror='x'>```\n| & \"'"
 STORY = "小明住在一个安静的小镇。每天早上，他都去市场买两个苹果和一块面包。The baker says 你好 to him."
@@ -159,7 +160,7 @@ def test_a_section_stands_exactly_where_its_part_does(part: str) -> None:
 def test_a_stage_has_its_curves_exactly_where_it_has_metrics(stage: str) -> None:
     rows = [line for line in sample_metrics() if line["stage"] == stage]
     made = report.render_report({}, rows)
-    assert headings(made) == {"Result", report.STAGES[stage]}
+    assert headings(made) == {"Result", STAGES[stage]}
     titles = [node.text for node in tree(made).iter("text") if node.attrib.get("class") == "title"]
     assert titles == ["Loss, nats per token", "Bits per byte", "Learning rate", "Tokens per second", "Gradient norm"]
     only_loss = [{"stage": stage, "step": 1, "loss": 2.0}, {"stage": stage, "step": 2, "loss": None}]

@@ -32,7 +32,8 @@ from tests.train import killed_run
 
 STEPS = 12
 LAST = f"step-{killed_run.STEPS:08d}"
-NOT_OF_THE_RUN = ("seconds", "tokens_per_second")  # figures of the clock
+# Figures of the clock and of the process.
+NOT_OF_THE_RUN = ("seconds", "tokens_per_second", "seconds_left", "data_wait", "memory", "flops_per_second")
 
 
 def packed() -> Rows:
