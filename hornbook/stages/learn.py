@@ -35,7 +35,7 @@ from hornbook.text.chat import BOS, MASK
 from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook
-from hornbook.train.objective import causal_lm, masked_lm
+from hornbook.train.objective import causal, causal_lm, masked_lm
 from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
@@ -103,6 +103,8 @@ def pretrain(
     objective, hooks = causal_lm, [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
     if recipe.objective == "masked":
         objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
+    if recipe.z_loss:  # either is one formula
+        objective = causal(recipe.z_loss)
     log = _logger(run, "pretrain", recipe.steps, voice)
     train(model, rows, recipe, objective, Stage("pretrain", inputs, run, device, voice, resume, log, _texts(tokenizer)), hooks)
     voice.end(_outcome(run, "pretrain"))
@@ -217,7 +219,7 @@ def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[s
 
 def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
     """What decides the weights: not where they go, nor how often they are saved."""
-    return {key: value for key, value in vars(recipe).items() if key not in ("out", "base", "save_seconds")}
+    return {key: value for key, value in vars(recipe).items() if key not in ("out", "base", "save_seconds", "monitor")}
 
 
 def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: dict[str, Any]) -> None:

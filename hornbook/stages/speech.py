@@ -109,7 +109,8 @@ def _trained(
     voice: Voice, command: str,
 ) -> TransformerModel:  # fmt: skip
     """The model of `run`, trained if it is not there yet, continued if it was stopped. `files`: the hashes of the recordings."""
-    settings = {key: value for key, value in vars(recipe).items() if key not in ("out", "folder", "device", "save_seconds")}
+    elsewhere = ("out", "folder", "device", "save_seconds", "monitor")  # what does not decide the weights
+    settings = {key: value for key, value in vars(recipe).items() if key not in elsewhere}
     inputs, folder = {"recipe": digest(settings), "recordings": digest([files, rows.texts])}, run / "model"
     size = sum(parameter.numel() for parameter in model.parameters())
     voice.begin("speech", f"{size:,} parameters, {len(rows)} recordings, {recipe.steps} steps")

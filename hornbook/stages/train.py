@@ -12,12 +12,13 @@ import torch
 from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
 from hornbook.data.batches import Batches, Rows
-from hornbook.files import digest
+from hornbook.files import append_line, digest
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
 from hornbook.stages.settings import Learning
 from hornbook.stages.voice import Voice
+from hornbook.train.layers import LAYERS, looks, no_look
 from hornbook.train.loop import Hook, Objective, Run, fit
 from hornbook.train.precision import choose_precision
 
@@ -50,6 +51,7 @@ def train(
     """Train the model on the rows, from the state that `stage.run` holds, if there is one."""
     precision = choose_precision(recipe.precision, stage.device)
     stage.voice.say(f"precision: {precision}")
+    every = recipe.monitor and max(1, recipe.steps // recipe.monitor)
     recompute(model, recipe.recompute)
     optimizer = build_optimizer(
         model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=recipe.weight_decay,
@@ -60,6 +62,7 @@ def train(
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
+        look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
         describe=stage.describe, log=stage.log, say=stage.voice.say,
     )  # fmt: skip
     batches = Batches(rows, recipe.rows, recipe.seed, stage.device)

@@ -25,6 +25,7 @@ from hornbook.optim.build import Optimizers
 from hornbook.optim.schedule import Schedule
 from hornbook.train.guard import PATIENCE, ROLLBACKS, Guard
 from hornbook.train.incident import Step, write_incident
+from hornbook.train.layers import NoLook, no_look
 from hornbook.train.meter import LOG, Meter
 from hornbook.train.precision import Precision
 from hornbook.train.signals import Stop
@@ -59,6 +60,7 @@ class Run:
     save_every     steps per state that a rollback may go back to, at the same steps in every run (0: none)
     keep_every     steps per state that is never deleted (0: none); keep_best: the hooks' figure whose lowest state is kept
     describe       a batch as text, for the record of an incident
+    look           by the step's number, what looks into the layers: see `Look`
     log_every      steps per row; hook_every: steps per call of the hooks (0: only at the end)
     name           what a state must say it belongs to, or it is refused
     resume         the command that continues the run, for `Interrupted`
@@ -75,6 +77,7 @@ class Run:
     keep_every: int = 0
     keep_best: str = ""
     describe: Callable[[Batch], list[str]] | None = None
+    look: Callable[[int, TransformerModel], NoLook] = no_look
     log_every: int = 10
     hook_every: int = 0
     stage: str = "pretrain"
@@ -116,7 +119,8 @@ def fit(
     with Stop() as stop, Saver(run.folder) as saver:
         while state.step < run.steps:
             position = batches.state()
-            step = gradients(model, [next(batches) for _ in range(run.accumulate)], objective, parts.precision, position)
+            with run.look(state.step + 1, model) as look:
+                step = gradients(model, [next(batches) for _ in range(run.accumulate)], objective, parts.precision, position)
             rate = optimizer.set_rate(schedule(state.step))
             overflowed = parts.precision.overflowed(math.isfinite(step.norm))
             odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
@@ -125,6 +129,7 @@ def fit(
                 optimizer.step()
             elif odd:
                 _left_out(odd, state.step + 1, step, model, objective, parts.precision, run)
+            look.taken()
             optimizer.zero_grad()
             state.step += 1
             parts.meter.add(step, learned)
