@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hornbook import page
+from hornbook.evals.layers import layer_maps
 from hornbook.evals.score import wilson
 from hornbook.page import Bar, Html, Point, byte_size, duration, exact, figure, percent
 
@@ -23,12 +24,12 @@ STAGES = {"pretrain": "Pretraining", "sft": "Fine-tuning"}
 _SAMPLES_SHOWN = 6
 
 
-def render_report(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+def render_report(record: dict[str, Any], metrics: list[dict[str, Any]], layers: Sequence[Record] = ()) -> str:
     """The report of a run as one self-contained HTML page."""
     made = [record.get("command"), f"hornbook {record['version']}" if record.get("version") else None, record.get("created")]
     sections = [
-        _result(record, metrics), *(_curves(stage, metrics) for stage in _stages(metrics)), _corpus(record), _tokenizer(record),
-        _plan(record), _samples(record), _evaluation(record), *_origins(record),
+        _result(record, metrics), *(_curves(stage, metrics) for stage in _stages(metrics)), *layer_maps(layers), _corpus(record),
+        _tokenizer(record), _plan(record), _samples(record), _evaluation(record), *_origins(record),
     ]  # fmt: skip
     return page.page(record.get("title") or "A hornbook run", sections, " · ".join(str(part) for part in made if part))
 

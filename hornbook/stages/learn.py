@@ -34,7 +34,7 @@ from hornbook.stages.voice import Voice
 from hornbook.text.chat import BOS, MASK
 from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.train.loop import Hook
+from hornbook.train.loop import Hook, Objective
 from hornbook.train.objective import causal, causal_lm, masked_lm
 from hornbook.tune.sft import continuations, examples
 
@@ -100,7 +100,8 @@ def pretrain(
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(device)
     rows = training_rows(recipe, tokenizer, shards, voice)
-    objective, hooks = causal_lm, [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
+    objective: Objective = causal_lm
+    hooks = [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
     if recipe.objective == "masked":
         objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
     if recipe.z_loss:  # either is one formula

@@ -18,6 +18,7 @@ from hornbook.stages.corpus import saved_documents
 from hornbook.stages.keep import lineage, timings
 from hornbook.stages.learn import METRICS
 from hornbook.text.tokenizer import Tokenizer
+from hornbook.train.layers import LAYERS
 
 EXAMPLES = {
     "en": "Hornbooks taught the alphabet; in 2026 they teach machines.",
@@ -63,7 +64,7 @@ def record_of(out: Path, plan: dict[str, Any], evaluation: dict[str, Any], token
 
 def write_report(out: Path, record: dict[str, Any]) -> None:
     write_json(out / "report.json", record)
-    write_text(out / "report.html", render_report(record, metrics(out)))
+    write_text(out / "report.html", render_report(record, metrics(out), read_lines(out / LAYERS)))
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
