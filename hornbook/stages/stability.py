@@ -1,5 +1,7 @@
 """A recipe -> its run as it is and with each known remedy against blowing up, all from the same weights and the same batches.
 
+At the edge chance decides what blows up, so each is run from several seeds, the same ones for all.
+
 QK-norm (Dehghani et al. 2023) and softcaps (Gemma 2) change the spec of a built model from outside, so that all else stays equal;
 z-loss is PaLM's. The guard, which would rescue every run, watches only the one that is named after it.
 """
@@ -31,9 +33,10 @@ from hornbook.train.layers import looks
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal
 
+SEEDS = 3  # the recipe's, and those that follow it
 LOOKS = 50  # at the layers, in a run
-RISE = 1.0  # nats above the best loss so far: from there on a run has diverged
-POINTS = 20  # states in a run that the guard may go back to
+RISE = 1.0  # nats above the best loss before it: more than a batch differs from the next
+POINTS = 5  # states in a run that the guard may go back to
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ def remedies(steps: int) -> dict[str, Remedy]:
 
 
 def changed(spec: Any, kind: type, values: Mapping[str, Any]) -> Any:
-    """The spec with `values` in place of those fields of every spec of that kind inside it."""
+    """The spec with `values` for those fields of every spec of that kind inside it that are None: what is set already stays."""
     if isinstance(spec, kind):
-        return replace(spec, **values)  # type: ignore[type-var]
+        return replace(spec, **{name: value for name, value in values.items() if getattr(spec, name) is None})  # type: ignore[type-var]
     if isinstance(spec, tuple):
         return tuple(changed(part, kind, values) for part in spec)
     if is_dataclass(spec) and not isinstance(spec, type):
@@ -82,17 +85,18 @@ class _Ended(Exception):
 
 
 def try_stability(trials: Trials, steps: int, voice: Voice) -> dict[str, Any]:
-    """Every remedy's run, as the record of `try-stability.json`."""
-    recipe = replace(trials.recipe, steps=steps, sigmas=0.0)
-    trials, tried = replace(trials, recipe=recipe), remedies(recipe.steps)
-    voice.begin("try stability", f"{len(tried)} runs of {recipe.steps} steps of {recipe.rows * recipe.context} tokens")
-    found = []
-    for number, (name, remedy) in enumerate(tried.items()):
-        voice.progress(number, len(tried), {})
-        found.append({"name": name, **_run(trials, remedy)})
-    voice.end(f"{len(tried)} runs")
-    shown = ("optimizer", "learning_rate", "embedding_rate", "init_std", "warmup", "clip", "z_loss", "rows", "context", "seed")
-    return {"steps": recipe.steps, "rise": RISE, "settings": {name: str(getattr(recipe, name)) for name in shown}, "runs": found}
+    """Every remedy's runs, as the record of `try-stability.json`."""
+    recipe, tried, found = replace(trials.recipe, steps=steps, sigmas=0.0), remedies(steps), list[dict[str, Any]]()
+    seeds = range(recipe.seed, recipe.seed + SEEDS)
+    doing = f"{len(tried)} times {SEEDS} runs of {steps} steps of {recipe.rows * recipe.accumulate * recipe.context} tokens"
+    voice.begin("try stability", doing)
+    for name, remedy in tried.items():
+        runs = [{"seed": seed, **_run(replace(trials, recipe=replace(recipe, seed=seed)), remedy)} for seed in seeds]
+        found.append({"name": name, "runs": runs})
+        voice.progress(len(found), len(tried), {})
+    voice.end(f"{len(tried) * SEEDS} runs")
+    shown = ("optimizer", "learning_rate", "embedding_rate", "init_std", "warmup", "clip", "z_loss", "rows", "context")
+    return {"steps": steps, "rise": RISE, "settings": {name: str(getattr(recipe, name)) for name in shown}, "remedies": found}
 
 
 def _run(trials: Trials, remedy: Remedy) -> dict[str, Any]:
@@ -133,25 +137,23 @@ def figures(rows: list[dict[str, Any]], layers: list[dict[str, Any]], steps: int
     """What a run's rows, one per step, and its looks say.
 
     `final` is the mean loss of the last tenth of the steps, None where the run did not get there; `worst` the loss that stood the
-    highest above the best before it; `diverged` the first step that stood more than `RISE` above the best, or was not finite.
+    highest above the best before it; `rose` the first step that stood more than `RISE` above the best before it.
     """
     learned = [row for row in rows if "loss" in row]
-    best, height, worst, diverged = math.inf, 0.0, None, None
+    best, height, worst, rose = math.inf, 0.0, None, None
     for row in learned:
         best = min(best, row["loss"])
         if row["loss"] - best >= height:
             height, worst = row["loss"] - best, row["loss"]
-        if diverged is None and row["loss"] > best + RISE:
-            diverged = row["step"]
-    left_out = [row["step"] for row in rows if "left_out" in row]
+        if rose is None and row["loss"] > best + RISE:
+            rose = row["step"]
     end = [row["loss"] for row in learned if row["step"] > 0.9 * steps]
     reached = bool(rows) and rows[-1]["step"] == steps and bool(end)
-    if not reached and diverged is None and left_out:
-        diverged = left_out[0]
     peaks = [(look["step"], [peak for peak in look["attention_logit"] if peak is not None]) for look in layers]
     logits = [{"step": step, "logit": max(found)} for step, found in peaks if found]
     return {
-        "final": sum(end) / len(end) if reached else None, "worst": worst, "diverged": diverged, "left_out": len(left_out),
+        "final": sum(end) / len(end) if reached else None, "worst": worst, "rose": rose,
+        "left_out": sum("left_out" in row for row in rows),
         "last_step": rows[-1]["step"] if rows else 0, "gradient": max((row["grad_norm"] for row in learned), default=None),
         "logit": max((row["logit"] for row in logits), default=None), "logits": logits,
         "losses": [{"step": row["step"], "loss": row["loss"]} for row in learned],

@@ -10,15 +10,10 @@ from hornbook.evals.layers import TITLES, layer_maps
 from hornbook.evals.report import render_report
 
 
-def look(step: int, layers: int, **changes: Any) -> dict[str, Any]:
-    names = [f"tower.blocks.{i}" for i in range(layers)]
-    return {
-        "stage": "pretrain",
-        "step": step,
-        "layers": names,
-        **{key: [step + i for i in range(layers)] for key in TITLES},
-        **changes,
-    }
+def look(step: int, count: int, **changes: Any) -> dict[str, Any]:
+    names = [f"tower.blocks.{i}" for i in range(count)]
+    values = {key: [step + i for i in range(count)] for key in TITLES}
+    return {"stage": "pretrain", "step": step, "layers": names, **values, **changes}
 
 
 def drawn(rows: list[dict[str, Any]]) -> dict[str, ET.Element]:
