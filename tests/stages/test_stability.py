@@ -36,13 +36,13 @@ def trials(config: dict[str, Any] = LLAMA, **changes: Any) -> Trials:
 def record() -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stability, "SEEDS", 2)
-        return {"what": "stability", "recipe": "wild.toml", **try_stability(trials(), 20, Silent())}
+        return {"what": "stability", "recipe": "wild.toml", **try_stability(trials(), 12, Silent())}
 
 
 def test_the_comparison_has_a_run_for_each_remedy(record: dict[str, Any], tmp_path: Path) -> None:
     json.dumps(record, allow_nan=False)
     found = {remedy["name"]: remedy["runs"] for remedy in record["remedies"]}
-    assert list(found) == list(remedies(20)) and all(len(row) == len(HEADER) for row in table(record))
+    assert list(found) == list(remedies(12)) and all(len(row) == len(HEADER) for row in table(record))
     assert all([run["seed"] for run in runs] == [0, 1] for runs in found.values())
     for plain, normed in zip(found["as it is"], found["QK-norm"], strict=True):
         assert plain["rose"] is not None and normed["logit"] < plain["logit"]
@@ -50,9 +50,8 @@ def test_the_comparison_has_a_run_for_each_remedy(record: dict[str, Any], tmp_pa
     first = {name: [run["losses"][0]["loss"] for run in runs] for name, runs in found.items()}  # before any step was taken
     changed = {"QK-norm", "QK-norm and clipping", "attention softcap 50", "logit softcap 30"}
     assert all(losses == first["as it is"] for name, losses in first.items() if name not in changed)
-    for kind in ("png", "html"):
-        draw(tmp_path / f"plot.{kind}", lambda: picture(record))
-        assert (tmp_path / f"plot.{kind}").stat().st_size > 10_000
+    draw(tmp_path / "plot.html", lambda: picture(record))
+    assert "QK-norm and clipping" in (tmp_path / "plot.html").read_text(encoding="utf-8")
     assert "sgd" in note(record) and "clip inf" in note(record)
 
 
