@@ -106,7 +106,7 @@ def _run(trials: Trials, remedy: Remedy) -> dict[str, Any]:
 
     def log(row: dict[str, Any]) -> None:
         rows.append(row)
-        if "left_out" in row and not recipe.sigmas:
+        if "left_out" in row and not recipe.sigmas or len(rows) > 2 * recipe.steps:  # the guard may go back again and again
             raise _Ended
 
     optimizer = build_optimizer(
@@ -150,11 +150,12 @@ def figures(rows: list[dict[str, Any]], layers: list[dict[str, Any]], steps: int
     end = [row["loss"] for row in learned if row["step"] > 0.9 * steps]
     reached = bool(rows) and rows[-1]["step"] == steps and bool(end)
     peaks = [(look["step"], [peak for peak in look["attention_logit"] if peak is not None]) for look in layers]
-    logits = [{"step": step, "logit": max(found)} for step, found in peaks if found]
+    logits = {step: max(found) for step, found in peaks if found}  # of a step that the guard went back over, the later
     return {
         "final": sum(end) / len(end) if reached else None, "worst": worst, "rose": rose,
         "left_out": sum("left_out" in row for row in rows),
         "last_step": rows[-1]["step"] if rows else 0, "gradient": max((row["grad_norm"] for row in learned), default=None),
-        "logit": max((row["logit"] for row in logits), default=None), "logits": logits,
-        "losses": [{"step": row["step"], "loss": row["loss"]} for row in learned],
+        "logit": max((max(found) for _, found in peaks if found), default=None),
+        "logits": [{"step": step, "logit": logit} for step, logit in sorted(logits.items())],
+        "losses": [{"step": step, "loss": loss} for step, loss in sorted({row["step"]: row["loss"] for row in learned}.items())],
     }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from hornbook.stages.pictures import COLORS, QUIET, WIDTH, Picture
 
@@ -58,6 +59,10 @@ def picture(record: Record) -> Picture:
                     if run["final"] is None:
                         panel.plot(*points[-1], "x", color=color, markersize=7, markeredgewidth=2)
             panel.set(yscale="log", ylabel=said if place % COLUMNS == 0 else "")
+            if not half:
+                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                panel.yaxis.set_major_formatter("{x:g}")
+                panel.minorticks_off()
             panel.set_title(remedy["name"], fontsize=12)
             panel.set_xlabel("step" if place >= len(others) - COLUMNS else "")
             panel.grid(True)
