@@ -27,13 +27,27 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 @contextmanager
 def attention_peaks(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Yield a dict that the last call of the model leaves filled: each attention layer's largest logit, by its name.
+    """Yield a dict that the calls of the model leave filled: each attention layer's largest logit in all of them, by its name.
 
     The logit is q k / sqrt(K) over the keys that a query sees, before any softcap or bias: what grows before attention collapses
     (Zhai et al. 2023, "Stabilizing Transformer Training by Preventing Attention Entropy Collapse").
     """
-    with _kept(attention_layers(model).items(), lambda layer, given, found: _peak(layer, *given)) as peaks:
+    with _kept(attention_layers(model).items(), lambda layer, given, found: _peak(layer, *given), _larger) as peaks:
         yield peaks
+
+
+@contextmanager
+def residual_squares(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yield a dict that the calls of the model leave filled: (sum of squares, count) of x after each block, by the block's name."""
+
+    @torch.no_grad()
+    def squares(block: nn.Module, given: Any, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.stack((wide.square().sum(), wide.new_tensor(x.numel())))
+
+    blocks = [(name, module) for name, module in model.named_modules() if isinstance(module, BlockLayer)]
+    with _kept(blocks, squares, lambda old, new: new if old is None else old + new) as sums:
+        yield sums
 
 
 @contextmanager
@@ -46,13 +60,21 @@ def hidden_states(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         yield states
 
 
+def _larger(old: Tensor | None, new: Tensor) -> Tensor:
+    """The same operations each time: activation checkpointing, under which a layer runs twice, compares them."""
+    return torch.maximum(new if old is None else old, new)
+
+
 @contextmanager
-def _kept(modules: Iterable[tuple[str, nn.Module]], what: Callable[[Any, Any, Any], Tensor]) -> Iterator[dict[str, Tensor]]:
-    """`what` of each call of each module, by name."""
+def _kept(
+    modules: Iterable[tuple[str, nn.Module]], what: Callable[[Any, Any, Any], Tensor],
+    join: Callable[[Tensor | None, Tensor], Tensor] = lambda old, new: new,
+) -> Iterator[dict[str, Tensor]]:  # fmt: skip
+    """`what` of the calls of each module, by name: the last one's, or those before joined to it."""
     found: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for name, module in modules:
-            hook = module.register_forward_hook(lambda *call, name=name: found.update({name: what(*call)}))
+            hook = module.register_forward_hook(lambda *call, name=name: found.update({name: join(found.get(name), what(*call))}))
             stack.callback(hook.remove)
         yield found
 

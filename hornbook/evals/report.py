@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hornbook import page
+from hornbook.evals.layers import layer_maps
 from hornbook.evals.rows import Record, curves, samples, series, stage_name, stages, words
 from hornbook.evals.score import wilson
 from hornbook.page import Bar, Html, byte_size, duration, exact, figure, percent
 
 
-def render_report(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+def render_report(record: dict[str, Any], metrics: list[dict[str, Any]], layers: Sequence[Record] = ()) -> str:
     """The report of a run as one self-contained HTML page."""
     made = [record.get("command"), f"hornbook {record['version']}" if record.get("version") else None, record.get("created")]
     sections = [
-        _result(record, metrics), *(curves(stage, metrics) for stage in stages(metrics)), _corpus(record), _tokenizer(record),
-        _plan(record), samples(record.get("samples") or [], _language(record)), _evaluation(record), *_origins(record),
+        _result(record, metrics), *(curves(stage, metrics) for stage in stages(metrics)), *layer_maps(layers), _corpus(record),
+        _tokenizer(record), _plan(record), samples(record.get("samples") or [], _language(record)), _evaluation(record),
+        *_origins(record),
     ]  # fmt: skip
     return page.page(record.get("title") or "A hornbook run", sections, " · ".join(str(part) for part in made if part))
 

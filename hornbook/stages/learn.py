@@ -37,8 +37,8 @@ from hornbook.stages.voice import Voice
 from hornbook.text.chat import BOS, MASK
 from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
-from hornbook.train.loop import Hook
-from hornbook.train.objective import causal_lm, masked_lm
+from hornbook.train.loop import Hook, Objective
+from hornbook.train.objective import causal, causal_lm, masked_lm
 from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
@@ -103,9 +103,12 @@ def pretrain(
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(team.device)
     rows = training_rows(recipe, tokenizer, shards, voice)
-    objective, hooks = causal_lm, [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
+    objective: Objective = causal_lm
+    hooks = [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
     if recipe.objective == "masked":
         objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
+    if recipe.z_loss:  # either is one formula
+        objective = causal(recipe.z_loss)
     log = _logger(run, "pretrain", recipe.steps, voice)
     stage = Stage("pretrain", inputs, run, team, voice, resume, log, _texts(tokenizer))
     train(model, rows, recipe, objective, stage, hooks)
@@ -222,8 +225,9 @@ def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[s
 
 
 def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
-    """What decides the weights: not where they go, how often they are saved, nor how many processes train them."""
-    return {key: value for key, value in vars(recipe).items() if key not in ("out", "base", "save_seconds", "parallel", "track")}
+    """What decides the weights: not where they go, how often they are saved or looked at, nor how many processes train them."""
+    idle = ("out", "base", "save_seconds", "parallel", "track", "monitor")
+    return {key: value for key, value in vars(recipe).items() if key not in idle}
 
 
 def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: dict[str, Any]) -> None:

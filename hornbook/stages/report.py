@@ -16,6 +16,7 @@ from hornbook.files import read_lines, sha256, write_json, write_text
 from hornbook.stages.corpus import saved_documents
 from hornbook.stages.keep import METRICS, lineage, place, timings
 from hornbook.text.tokenizer import Tokenizer
+from hornbook.train.layers import LAYERS
 from hornbook.train.meter import peak_memory
 
 EXAMPLES = {
@@ -56,7 +57,7 @@ def record_of(out: Path, plan: dict[str, Any], evaluation: dict[str, Any], token
 
 def write_report(out: Path, record: dict[str, Any]) -> None:
     write_json(out / "report.json", record)
-    write_text(out / "report.html", render_report(record, metrics(out)))
+    write_text(out / "report.html", render_report(record, metrics(out), read_lines(out / LAYERS)))
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

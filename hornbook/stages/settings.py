@@ -26,6 +26,7 @@ class Learning:
     precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
+    monitor: looks into the layers in a run of one process, written to layers.jsonl (0: none).
     """
 
     seed: int = 0
@@ -49,6 +50,7 @@ class Learning:
     sigmas: float = 6.0
     save_seconds: float = 20.0
     track: Tracker = ""
+    monitor: int = 20
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -58,8 +60,9 @@ class Learning:
         for name in ("learning_rate", "embedding_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
-        if not 0 <= self.warmup:
-            raise ValueError(f"warmup must be at least 0: {self.warmup}")
+        for name in ("warmup", "monitor"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
         check_optimizer(self.optimizer, (self.beta1, self.beta2), self.momentum, self.nesterov)
         warmup_decay(self.steps, self.warmup, self.decay, self.decay_steps)
 
@@ -71,6 +74,7 @@ class Recipe(Learning):
     objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
     data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
     packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
+    z_loss: the weight of log(Z)^2 beside the loss, which holds the logits near zero (PaLM: 1e-4; 0: none).
     vocab_multiple: the model gets rows for no token, up to a multiple of so many, where products of such a size are faster.
     parallel: how the run is spread over the processes that torchrun starts; rows stay those of all of them together.
     """
@@ -89,6 +93,7 @@ class Recipe(Learning):
     packing: Literal["stream", "best-fit"] = "stream"
     init_std: float = 0.02
     parallel: Parallel = field(default_factory=Parallel)
+    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("corpus_bytes", "vocab", "vocab_multiple", "context"):
@@ -96,6 +101,8 @@ class Recipe(Learning):
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         if not self.init_std > 0:
             raise ValueError(f"init_std must be above 0: {self.init_std}")
+        if not self.z_loss >= 0:
+            raise ValueError(f"z_loss must be at least 0: {self.z_loss}")
         if self.objective == "masked" and self.packing != "stream":
             raise ValueError(f"packing must be stream where objective is masked: {self.packing!r}")
         super().__post_init__()

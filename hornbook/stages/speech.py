@@ -111,7 +111,7 @@ def _trained(
     voice: Voice, command: str,
 ) -> TransformerModel:  # fmt: skip
     """The model of `run`, trained if it is not there yet, continued if it was stopped. `files`: the hashes of the recordings."""
-    idle = ("out", "folder", "device", "save_seconds", "track")
+    idle = ("out", "folder", "device", "save_seconds", "track", "monitor")
     settings = {key: value for key, value in vars(recipe).items() if key not in idle}
     inputs, folder = {"recipe": digest(settings), "recordings": digest([files, rows.texts])}, run / "model"
     size = sum(parameter.numel() for parameter in model.parameters())

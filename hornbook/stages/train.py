@@ -13,7 +13,7 @@ from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
 from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.data.batches import Batches, Rows
-from hornbook.files import digest
+from hornbook.files import append_line, digest
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
@@ -23,6 +23,7 @@ from hornbook.stages.bench import LONG, matmul_peak
 from hornbook.stages.settings import Learning
 from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
+from hornbook.train.layers import LAYERS, looks, no_look
 from hornbook.train.loop import Hook, Objective, Run, fit
 from hornbook.train.precision import choose_precision
 
@@ -55,6 +56,7 @@ def train(
     """Train the model on the rows, from the state that `stage.run` holds, if there is one."""
     precision = choose_precision(recipe.precision, stage.team.device)
     stage.voice.say(f"precision: {precision}")
+    every = max(1, recipe.steps // recipe.monitor) if recipe.monitor and stage.team.sizes.world == 1 else 0
     recompute(model, recipe.recompute)
     stage.team.spread(model)
     torch.manual_seed(recipe.seed + stage.team.part)  # dropout's, another for each part of a batch
@@ -68,6 +70,7 @@ def train(
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
+        look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
         describe=stage.describe, say=stage.voice.say, team=stage.team,
     )  # fmt: skip
     batches = Batches(rows, recipe.rows, recipe.seed, stage.team.device, stage.team.part, stage.team.parts)

@@ -28,6 +28,7 @@ from hornbook.optim.shards import plain
 from hornbook.parallel.team import Team
 from hornbook.train.guard import PATIENCE, ROLLBACKS, Guard
 from hornbook.train.incident import Step, write_incident
+from hornbook.train.layers import NoLook, no_look
 from hornbook.train.meter import LOG, Meter
 from hornbook.train.precision import Precision
 from hornbook.train.signals import Stop
@@ -63,6 +64,7 @@ class Run:
     save_every     steps per state that a rollback may go back to, at the same steps in every run (0: none)
     keep_every     steps per state that is never deleted (0: none); keep_best: the hooks' figure whose lowest state is kept
     describe       a batch as text, for the record of an incident
+    look           by the step's number, what looks into the layers: see `Look`
     log_every      steps per row; hook_every: steps per call of the hooks (0: only at the end)
     name           what a state must say it belongs to, or it is refused
     resume         the command that continues the run, for `Interrupted`
@@ -81,6 +83,7 @@ class Run:
     keep_every: int = 0
     keep_best: str = ""
     describe: Callable[[Batch], list[str]] | None = None
+    look: Callable[[int, TransformerModel], NoLook] = no_look
     log_every: int = 10
     hook_every: int = 0
     stage: str = "pretrain"
@@ -128,7 +131,8 @@ def fit(
         while state.step < run.steps:
             position = batches.state()
             taken = parts.meter.taken(batches, run.accumulate)
-            step = gradients(model, taken, objective, parts.precision, position, team)
+            with run.look(state.step + 1, model) as look:
+                step = gradients(model, taken, objective, parts.precision, position, team)
             rate = optimizer.set_rate(schedule(state.step))
             overflowed = parts.precision.overflowed(math.isfinite(step.norm))
             odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
@@ -136,6 +140,7 @@ def fit(
                 optimizer.step(run.clip, step.norm_tensor)
             elif odd:
                 _left_out(odd, state.step + 1, step, model, objective, parts.precision, run)
+            look.taken()
             optimizer.zero_grad()
             state.step += 1
             parts.meter.add(step, learned)

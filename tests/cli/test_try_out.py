@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Command = Callable[..., Any]
 Refused = Callable[..., str]
 
@@ -38,3 +40,12 @@ def test_what_cannot_be_tried(here: Path, refused: Refused) -> None:
     assert "steps must be at least 1: 0" in refused("try", "optimizers", "gpt2.toml", "--steps", 0)
     assert "rows must be at least 1: -1" in refused("try", "rates", "gpt2.toml", "--rows", -1)
     assert "steps at least 5" in refused("try", "rates", "gpt2.toml", "--steps", 3)
+
+
+def test_remedies_of_a_recipe(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hornbook.stages.stability.SEEDS", 1)
+    outcome = command("try", "stability", "gpt2.toml", "--html", "new/held.html")
+    assert outcome.code == 0, outcome.err
+    assert all(f"\n{remedy} " in outcome.out for remedy in ("as it is", "z-loss 1e-4", "QK-norm", "the guard alone"))
+    record = json.loads((here / "new" / "held.json").read_text(encoding="utf-8"))
+    assert record["steps"] == 2 and record["settings"]["rows"] == "2" and (here / "new" / "held.png").stat().st_size > 0

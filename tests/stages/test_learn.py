@@ -26,6 +26,7 @@ from hornbook.stages.runs import pretrain_run, sft_run
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.voice import Silent
 from hornbook.text.tokenizer import Tokenizer
+from hornbook.train.layers import LAYERS
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 LLAMA: dict[str, Any] = {
@@ -213,3 +214,27 @@ def test_the_masked_recipe_learns(tmp_path: Path) -> None:
     shares = counts[counts > 0] / counts.sum()
     entropy = float(-(shares * np.log(shares)).sum())
     assert held[-1] < held[0] and held[-1] < 0.8 * entropy
+
+
+def test_a_run_is_looked_into_as_often_as_its_recipe_says(tmp_path: Path) -> None:
+    """And z-loss is part of what it learns from; how often it is looked into is not."""
+    data, weights = tmp_path / "data.txt", []
+    data.write_text("\n\n".join(sentences(60, 40)), encoding="utf-8")
+    for monitor, z_loss in ((0, 0.0), (3, 0.0), (3, 0.1)):
+        out = tmp_path / f"{monitor}-{z_loss}"
+        pretrain_run(replace(recipe(data, out), steps=6, monitor=monitor, z_loss=z_loss), Silent(), "")
+        rows = read_lines(out / LAYERS)
+        assert [(row["stage"], row["step"]) for row in rows] == [("pretrain", step) for step in (1, 2, 4, 6) if monitor]
+        assert all(row["layers"] == ["tower.blocks.0"] and row["update"][0] > 0 for row in rows)
+        weights.append((out / "pretrained" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+    heard = Heard()
+    heard.end = heard.say  # type: ignore[method-assign]
+    pretrain_run(replace(recipe(data, tmp_path / "3-0.0"), steps=6, monitor=5), heard, "")
+    assert heard.lines[-1] == "kept from before"
+
+
+@pytest.mark.parametrize(("name", "value"), [("monitor", -1), ("z_loss", -0.1)])
+def test_a_look_or_a_weight_below_nothing_is_refused(name: str, value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 0"):
+        replace(recipe(tmp_path, tmp_path), **{name: value})
