@@ -273,10 +273,11 @@ def memory(row: Row, clone: Path | None) -> dict[str, Any]:
             return peer
 
         peers["hornbook" if kind == "none" else f"hornbook, recompute {kind}"] = ours
-    found = {name: peak_bytes(make()) for name, make in peers.items()}
-    for name, size in found.items():
-        share = f"   {size / found['nanoGPT']:.2f} of nanoGPT's" if "nanoGPT" in found else ""
-        print(f"  {name:32} {size / 1e6:8.1f} MB{share}")
+    found: dict[str, int] = {}
+    for name, make in peers.items():
+        found[name] = peak_bytes(make())
+        share = f"   {found[name] / found['nanoGPT']:.2f} of nanoGPT's" if "nanoGPT" in found else ""
+        print(f"  {name:32} {found[name] / 1e6:8.1f} MB{share}", flush=True)
     return {"bytes": found}
 
 

@@ -23,6 +23,9 @@ class Learning:
     momentum, nesterov: of sgd and muon; unset is the usual. decay_steps: the last so many fall; unset is all, for wsd a fifth.
     precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
+    attention_dropout: of weights, as published, or of keys, which keeps the fastest kernel: another dropout of the same mean.
+    weights: fp32, or bf16, moved by float32 masters in the optimizer. tf32: products of a GPU with 10 bits of fraction.
+    compile: the blocks, by torch.compile, before the first step.
     """
 
     seed: int = 0
@@ -43,6 +46,10 @@ class Learning:
     clip: float = 1.0
     precision: str = "auto"
     recompute: Literal["none", "blocks", "selective"] = "none"
+    attention_dropout: Literal["weights", "keys"] = "weights"
+    weights: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = False
+    compile: bool = False
     sigmas: float = 6.0
     save_seconds: float = 20.0
     device: str = "auto"
@@ -56,6 +63,8 @@ class Learning:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
         if not 0 <= self.warmup:
             raise ValueError(f"warmup must be at least 0: {self.warmup}")
+        if self.weights == "bf16" and self.precision == "fp16":
+            raise ValueError("weights must be fp32 where precision is fp16: 'bf16'; use precision auto, or weights fp32")
         check_optimizer(self.optimizer, (self.beta1, self.beta2), self.momentum, self.nesterov)
         warmup_decay(self.steps, self.warmup, self.decay, self.decay_steps)
 

@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 
+from hornbook.adapt.compile import compile_blocks, compile_seconds
+from hornbook.adapt.dropout import attention_dropout
 from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
 from hornbook.data.batches import Batches, Rows
 from hornbook.files import digest
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
+from hornbook.optim.masters import Masters
 from hornbook.optim.schedule import warmup_decay
 from hornbook.stages.settings import Learning
 from hornbook.stages.voice import Voice
 from hornbook.train.loop import Hook, Objective, Run, fit
-from hornbook.train.precision import choose_precision
+from hornbook.train.precision import allow_tf32, choose_precision
 
 ROLLBACK_POINTS = 20  # states of a run that training may go back to
 LOOKS, ROWS = 4, 100  # calls of the hooks and rows of figures, in a run
@@ -50,11 +53,16 @@ def train(
     """Train the model on the rows, from the state that `stage.run` holds, if there is one."""
     precision = choose_precision(recipe.precision, stage.device)
     stage.voice.say(f"precision: {precision}")
+    allow_tf32(recipe.tf32, stage.device)
+    attention_dropout(model, recipe.attention_dropout)
     recompute(model, recipe.recompute)
+    if recipe.compile:
+        compile_blocks(model)
     optimizer = build_optimizer(
         model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=recipe.weight_decay,
         betas=(recipe.beta1, recipe.beta2), momentum=recipe.momentum, nesterov=recipe.nesterov,
     )  # fmt: skip
+    masters = Masters(model, optimizer) if recipe.weights == "bf16" else None
     run = Run(
         steps=recipe.steps, accumulate=recipe.accumulate, clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
@@ -67,8 +75,12 @@ def train(
         model,
         batches,
         objective,
-        optimizer,
+        masters or optimizer,
         warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps),
         run,
         hooks,
     )
+    if masters:
+        masters.finish()
+    if recipe.compile:
+        stage.voice.say(f"compiling took {compile_seconds():.0f} s")

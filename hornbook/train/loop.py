@@ -121,7 +121,8 @@ def fit(
             overflowed = parts.precision.overflowed(math.isfinite(step.norm))
             odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
             if learned := not overflowed and odd is None:
-                torch.nn.utils.clip_grads_with_norm_(optimizer.parameters(), run.clip, step.norm_tensor)
+                if step.norm > run.clip - 1e-6:  # else torch would multiply everything by one
+                    torch.nn.utils.clip_grads_with_norm_(optimizer.parameters(), run.clip, step.norm_tensor)
                 optimizer.step()
             elif odd:
                 _left_out(odd, state.step + 1, step, model, objective, parts.precision, run)
