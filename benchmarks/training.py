@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from hornbook.adapt.recompute import recompute
+from hornbook.adapt.recompute import KINDS, recompute
+from hornbook.adapt.tied import rows_of_tied_embeddings
 from hornbook.data.batches import Batches, StreamRows
 from hornbook.families import build, family
 from hornbook.families.weights import from_published
@@ -97,6 +98,7 @@ class Hornbook:
         weights = from_published(family(as_dict).weights(as_dict), published, shapes, tied, "memory")
         self.model.load_state_dict(weights, strict=False)
         self.model.tie()
+        rows_of_tied_embeddings(self.model)  # as every training stage does
         self.optimizer: Optimizers = build_optimizer(self.model, "adamw", RATE, weight_decay=DECAY, betas=BETAS)
 
     def train(self, steps: int, log: Callable[[float], Any] | None = None) -> float:
@@ -265,7 +267,7 @@ def memory(row: Row, clone: Path | None) -> dict[str, Any]:
     peers: dict[str, Callable[[], Any]] = {"transformers, plain loop": lambda: transformers_plain(row, theirs)}
     if clone is not None:
         peers = {"nanoGPT": lambda: nanogpt(row, clone, theirs), **peers}
-    for kind in ("none", "selective", "blocks"):
+    for kind in KINDS:
 
         def ours(kind: str = kind) -> Hornbook:
             peer = Hornbook(row, theirs)

@@ -24,8 +24,8 @@ class Masters(Optimizers):
 
     def __init__(self, model: nn.Module, optimizer: Optimizers):
         super().__init__(optimizer.parts)
-        self._short = super().parameters()
-        self._long = [nn.Parameter(each.detach().float().clone()) for each in self._short]
+        self._short: list[Tensor] = super().parameters()
+        self._long: list[Tensor] = [nn.Parameter(each.detach().float().clone()) for each in self._short]
         longs = dict(zip(map(id, self._short), self._long, strict=True))
         for group in self.groups():
             group["params"] = [longs[id(each)] for each in group["params"]]
@@ -36,7 +36,7 @@ class Masters(Optimizers):
         for each in model.parameters():
             each.data = each.data.bfloat16()
             if each.requires_grad:
-                each.grad_dtype = torch.float32  # type: ignore[attr-defined]
+                each.grad_dtype = torch.float32
 
     def parameters(self) -> list[Tensor]:
         return self._short
@@ -54,7 +54,7 @@ class Masters(Optimizers):
 
     def finish(self) -> None:
         for short, long in zip(self._short, self._long, strict=True):
-            short.data, short.grad_dtype = long.data, None  # type: ignore[attr-defined]
+            short.data, short.grad_dtype = long.data, None
         for each, dtype in self._frozen:
             each.data = each.data.to(dtype)
 
@@ -71,5 +71,5 @@ def _take_masters(part: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
     return {**given, "state": {index: values for index, values in rest.items() if values}}
 
 
-def _moved(part: Optimizer) -> list[nn.Parameter]:
+def _moved(part: Optimizer) -> list[Tensor]:
     return [each for group in part.param_groups for each in group["params"]]
