@@ -6,8 +6,8 @@ All train the same GPT-2 shape in float32 from the same weights on the same batc
 itself, its reading of the data included; nanoGPT does what its train.py does per step, batches made beforehand; Trainer is
 Trainer with everything that reports turned off, timed by a callback that leaves its start out; transformers' model in nanoGPT's
 loop is there for information. Blocks of steps take turns, the order turns too; ratios are taken within a round. --memory adds the
-peak of one step of GPT-2 124M above weights, gradients and moments, from the allocator's own record. --losses is how far the
-first losses may differ. Peers: see requirements.txt.
+peak of one step of GPT-2 124M from the allocator's own record, less weights, moments and gradients in full, whether or not they are
+there yet at the peak. --losses is how far the first losses may differ. Peers: see requirements.txt.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from hornbook.adapt.recompute import KINDS, recompute
-from hornbook.adapt.tied import rows_of_tied_embeddings
 from hornbook.data.batches import Batches, StreamRows
 from hornbook.families import build, family
 from hornbook.families.weights import from_published
@@ -98,7 +97,6 @@ class Hornbook:
         weights = from_published(family(as_dict).weights(as_dict), published, shapes, tied, "memory")
         self.model.load_state_dict(weights, strict=False)
         self.model.tie()
-        rows_of_tied_embeddings(self.model)  # as every training stage does
         self.optimizer: Optimizers = build_optimizer(self.model, "adamw", RATE, weight_decay=DECAY, betas=BETAS)
 
     def train(self, steps: int, log: Callable[[float], Any] | None = None) -> float:

@@ -12,7 +12,6 @@ import torch
 from hornbook.adapt.compile import compile_blocks, compile_seconds
 from hornbook.adapt.dropout import attention_dropout
 from hornbook.adapt.recompute import recompute
-from hornbook.adapt.tied import rows_of_tied_embeddings
 from hornbook.batch import Batch
 from hornbook.data.batches import Batches, Rows
 from hornbook.files import digest
@@ -56,7 +55,6 @@ def train(
     stage.voice.say(f"precision: {precision}")
     allow_tf32(recipe.tf32, stage.device)
     attention_dropout(model, recipe.attention_dropout)
-    rows_of_tied_embeddings(model)
     recompute(model, recipe.recompute)
     if recipe.compile:
         compile_blocks(model)
