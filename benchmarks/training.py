@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from hornbook.adapt.dropout import attention_dropout
 from hornbook.adapt.recompute import KINDS, recompute
 from hornbook.data.batches import Batches, StreamRows
 from hornbook.families import build, family
@@ -88,7 +89,7 @@ def batches(row: Row) -> Batches:
 class Hornbook:
     """The loop of every run, on the peers' model."""
 
-    def __init__(self, row: Row, theirs: nn.Module):
+    def __init__(self, row: Row, theirs: nn.Module, dropout_kind: Literal["weights", "keys"] = "keys"):
         as_dict = {**row.config().to_dict(), "architectures": ["GPT2LMHeadModel"]}
         self.model, self.source = build(as_dict), batches(row)
         published = {name: value for name, value in theirs.state_dict().items() if name != "lm_head.weight"}
@@ -97,6 +98,7 @@ class Hornbook:
         weights = from_published(family(as_dict).weights(as_dict), published, shapes, tied, "memory")
         self.model.load_state_dict(weights, strict=False)
         self.model.tie()
+        attention_dropout(self.model, dropout_kind)
         self.optimizer: Optimizers = build_optimizer(self.model, "adamw", RATE, weight_decay=DECAY, betas=BETAS)
 
     def train(self, steps: int, log: Callable[[float], Any] | None = None) -> float:
@@ -223,6 +225,8 @@ def measure(row: Row, clone: Path | None, rounds: int, most: float) -> dict[str,
     if clone is not None and row.dropout == 0:
         agreed = losses_agree(peers["hornbook"], peers["nanoGPT"], most)
     peers |= {"transformers Trainer": TrainerPeer(row, theirs), "transformers, plain loop": transformers_plain(row, theirs)}
+    if row.dropout:  # where hornbook's own is one of keys: see adapt/dropout.py
+        peers["hornbook, dropout of weights"] = Hornbook(row, theirs, "weights")
     seconds: dict[str, list[float]] = {name: [] for name in peers}
     names = list(peers)
     for name in names:
