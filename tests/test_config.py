@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_recipes_come_back(tmp_path: Path, recipe: Recipe | SftRecipe) -> None:
     path = written(tmp_path, to_toml(recipe))
     assert tomllib.loads(path.read_text(encoding="utf-8")) == {
-        key: value for key, value in vars(recipe).items() if value is not None
+        key: value for key, value in asdict(recipe).items() if value is not None
     }
     assert from_toml(type(recipe), path) == recipe
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import DamagedError
@@ -179,8 +179,9 @@ def restore(saved: Saved, model: TransformerModel, optimizer: Optimizers) -> Non
     targets, keys = _weights(model), dict[str, list[str]]()
     for name in stored:
         keys.setdefault(name.rpartition("/")[0], []).append(name)
-    for name, parameter, mine, moments in _moments(model, optimizer):
-        moments.clear()
+    found = list[tuple[nn.Parameter, dict[str, Tensor]]]()
+    for name, parameter, mine, _ in _moments(model, optimizer):
+        found.append((mine, moments := {}))
         for full in keys.get(f"optimizer/{name}", []):
             dtype, scalar = stored[full]
             moments[full.rpartition("/")[2]] = value = torch.zeros(() if scalar else mine.shape, dtype=dtype, device=mine.device)
@@ -190,6 +191,7 @@ def restore(saved: Saved, model: TransformerModel, optimizer: Optimizers) -> Non
     targets |= {full: numbers[full.removeprefix(f"{place}/")] for full in keys.get(place, [])}
     _read(saved.folder, targets)
     set_random_numbers(numbers)
+    optimizer.put(found)
     for part, groups in zip(optimizer.parts, saved.groups, strict=True):
         for group, values in zip(part.param_groups, groups, strict=True):
             group.update({key: value for key, value in values.items() if key != "params"})
@@ -212,7 +214,7 @@ def _stored_names(model: TransformerModel) -> dict[str, str]:
     return {name: model.whole_names.get(name, name) for name in model.state_dict() if name not in tied}
 
 
-def _moments(model: TransformerModel, optimizer: Optimizers) -> Iterator[tuple[str, Tensor, Tensor, dict[str, Any]]]:
+def _moments(model: TransformerModel, optimizer: Optimizers) -> Iterator[tuple[str, nn.Parameter, nn.Parameter, dict[str, Any]]]:
     """The stored name of each parameter that learns, the parameter, this rank's part of it, and its moments."""
     stored, names = _stored_names(model), {parameter: name for name, parameter in model.named_parameters()}
     for parameter, mine, moments in optimizer.states():

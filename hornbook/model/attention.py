@@ -6,7 +6,7 @@ softmax(q k^T / sqrt(K)) v (Vaswani et al. 2017, equation 1), H query heads over
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class Attention:
     softcap: float | None = None  # scores -> softcap * tanh(scores / softcap) (Gemma 2)
     sinks: bool = False  # a learned score per head for looking at nothing (gpt-oss)
     dropout: float = 0.0
+    dropout_kind: Literal["weights", "keys"] = "weights"  # keys: a key of a head, for all queries (Zehui et al. 2019, columns)
     qkv_bias: bool = False
     k_bias: bool | None = None  # None: as qkv_bias; a bias of keys changes nothing, and Whisper has none
     out_bias: bool = False
@@ -68,6 +69,8 @@ class Attention:
                 raise ValueError(f"{name} must be at least 1: {value}")
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads: heads={self.heads}, kv_heads={self.kv_heads}")
+        if self.dropout_kind not in ("weights", "keys"):
+            raise ValueError(f"dropout_kind must be weights or keys: {self.dropout_kind!r}")
         if self.window is not None and (self.cross or not self.causal):
             raise ValueError("window needs causal attention within one text")
 
@@ -129,6 +132,8 @@ class AttentionLayer(nn.Module):
             if self.bias is not None:
                 bias = self.bias(positions_bt, positions_bs, q_bthk.dtype)
         dropout = spec.dropout if self.training else 0.0
+        if spec.dropout_kind == "keys":  # outside the kernel, which loses its fastest path to a dropout within
+            v_bsgk, dropout = v_bsgk * F.dropout(torch.ones_like(v_bsgk[..., :1]), dropout), 0.0
         return q_bthk, k_bsgk, v_bsgk, Scores(mask, bias, causal, spec.scale, spec.softcap, self.sinks, dropout)
 
 

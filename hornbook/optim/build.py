@@ -43,7 +43,7 @@ class Optimizers:
             group["lr"] = group["peak_lr"] * factor
         return float(self.groups()[0]["lr"])
 
-    def parameters(self) -> list[torch.Tensor]:
+    def parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.groups() for parameter in group["params"]]
 
     def states(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, dict[str, Any]]]:
@@ -52,11 +52,17 @@ class Optimizers:
             for group in part.param_groups:
                 yield from ((self._whole.get(each, each), each, part.state[each]) for each in group["params"])
 
+    def put(self, states: Iterable[tuple[nn.Parameter, dict[str, Any]]]) -> None:
+        """Set the moments of this rank's parts of parameters."""
+        owners = {each: part for part in self.parts for group in part.param_groups for each in group["params"]}
+        for mine, moments in states:
+            owners[mine].state[mine] = moments
+
     def step(self, clip: float | None = None, norm: torch.Tensor | None = None) -> None:
         """One step, with the gradients scaled to a norm of at most `clip` where theirs, `norm`, is larger."""
         for parameter, mine in self._cut:
             mine.grad = None if parameter.grad is None else plain(parameter.grad)
-        if clip is not None and norm is not None:
+        if clip is not None and norm is not None and norm > clip - 1e-6:  # else torch would multiply everything by one
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), clip, norm)
         for part in self.parts:
             part.step()

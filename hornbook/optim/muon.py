@@ -72,11 +72,11 @@ class Muon(Optimizer):
             torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
             cut = torch._foreach_lerp(gradients, buffers, group["momentum"])
             torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-            updates = [whole(update, self._whole[parameter]) for parameter, update in zip(moved, cut, strict=True)]
+            updates = [whole(update, self._whole.get(parameter, parameter)) for parameter, update in zip(moved, cut, strict=True)]
             alike: dict[torch.Size, list[Tensor]] = {}
             for update in updates:
                 alike.setdefault(update.shape[-2:], []).extend([update] if update.ndim == 2 else update.unbind())
             for shape, members in alike.items():
                 turned = orthogonal(torch.stack(members)).mul_(group["lr"] * ADAMW_RMS * max(shape) ** 0.5)
                 torch._foreach_copy_(members, turned.unbind())  # a stack's matrices are views of it
-            torch._foreach_sub_(moved, [part(update, self._whole[p]) for p, update in zip(moved, updates, strict=True)])
+            torch._foreach_sub_(moved, [part(update, self._whole.get(p, p)) for p, update in zip(moved, updates, strict=True)])

@@ -27,6 +27,9 @@ class Learning:
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
     monitor: looks into the layers in a run of one process, written to layers.jsonl (0: none).
+    attention_dropout: of weights, as published, or of keys, which keeps the fastest kernel: another dropout of the same mean.
+    weights: fp32, or bf16, moved by float32 masters in the optimizer. tf32: products of a GPU with 10 bits of fraction.
+    compile: the blocks, by torch.compile, before the first step.
     """
 
     seed: int = 0
@@ -47,6 +50,10 @@ class Learning:
     clip: float = 1.0
     precision: str = "auto"
     recompute: Literal["none", "blocks", "selective"] = "none"
+    attention_dropout: Literal["weights", "keys"] = "weights"
+    weights: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = False
+    compile: bool = False
     sigmas: float = 6.0
     save_seconds: float = 20.0
     track: Tracker = ""
@@ -63,6 +70,8 @@ class Learning:
         for name in ("warmup", "monitor"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
+        if self.weights == "bf16" and self.precision == "fp16":
+            raise ValueError("weights must be fp32 where precision is fp16: 'bf16'; use precision auto, or weights fp32")
         check_optimizer(self.optimizer, (self.beta1, self.beta2), self.momentum, self.nesterov)
         warmup_decay(self.steps, self.warmup, self.decay, self.decay_steps)
 

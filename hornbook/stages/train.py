@@ -9,13 +9,17 @@ from typing import Any
 
 import torch
 
+from hornbook.adapt.compile import compile_blocks, compile_seconds
+from hornbook.adapt.dropout import attention_dropout
 from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
 from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.data.batches import Batches, Rows
+from hornbook.errors import UserError
 from hornbook.files import append_line, digest
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
+from hornbook.optim.masters import Masters
 from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.team import Team
 from hornbook.ranks import background_group, from_first
@@ -25,7 +29,7 @@ from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
 from hornbook.train.layers import LAYERS, looks, no_look
 from hornbook.train.loop import Hook, Objective, Run, fit
-from hornbook.train.precision import choose_precision
+from hornbook.train.precision import allow_tf32, choose_precision
 
 ROLLBACK_POINTS = 20  # states of a run that training may go back to
 LOOKS, ROWS = 4, 100  # calls of the hooks and rows of figures, in a run
@@ -56,14 +60,20 @@ def train(
     """Train the model on the rows, from the state that `stage.run` holds, if there is one."""
     precision = choose_precision(recipe.precision, stage.team.device)
     stage.voice.say(f"precision: {precision}")
+    _check_alone(recipe, stage.team)
+    allow_tf32(recipe.tf32, stage.team.device)
+    attention_dropout(model, recipe.attention_dropout)
     every = max(1, recipe.steps // recipe.monitor) if recipe.monitor and stage.team.sizes.world == 1 else 0
     recompute(model, recipe.recompute)
+    if recipe.compile:
+        compile_blocks(model)
     stage.team.spread(model)
     torch.manual_seed(recipe.seed + stage.team.part)  # dropout's, another for each part of a batch
     optimizer = build_optimizer(
         model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=recipe.weight_decay,
         betas=(recipe.beta1, recipe.beta2), momentum=recipe.momentum, nesterov=recipe.nesterov,
     )  # fmt: skip
+    masters = Masters(model, optimizer) if recipe.weights == "bf16" else None
     run = Run(
         steps=recipe.steps, accumulate=recipe.accumulate, clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
         peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
@@ -77,7 +87,21 @@ def train(
     schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
     kind = recipe.track if stage.team.first else ""
     with tracking(kind, stage.run, stage.name, vars(recipe)) as track:
-        fit(model, batches, objective, optimizer, schedule, replace(run, log=lambda row: track(stage.log(row))), hooks)
+        run = replace(run, log=lambda row: track(stage.log(row)))
+        fit(model, batches, objective, masters or optimizer, schedule, run, hooks)
+    if masters:
+        masters.finish()
+    if recipe.compile:
+        stage.voice.say(f"compiling took {compile_seconds():.0f} s")
+
+
+def _check_alone(recipe: Learning, team: Team) -> None:
+    for name, usual in (("compile", False), ("weights", "fp32")):
+        if team.sizes.world > 1 and getattr(recipe, name) != usual:
+            raise UserError(
+                f"{name} = {getattr(recipe, name)!r} is proven on one process alone", where=name,
+                why=f"this run has {team.sizes.world}", fix=f"leave {name} out, or set every size of [parallel] to 1",
+            )  # fmt: skip
 
 
 def keep_model(model: TransformerModel, stage: Stage, write: Callable[[TransformerModel], None]) -> None:

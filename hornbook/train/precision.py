@@ -63,3 +63,12 @@ def choose_precision(name: str, device: torch.device) -> str:
             "precision bf16 is not there", where="precision", why=f"{device} computes without it", fix="use fp16 or fp32"
         )
     return name
+
+
+def allow_tf32(wanted: bool, device: torch.device) -> None:
+    """Let this process's float32 products on a GPU keep 10 bits of fraction, or not. A device without them is a `UserError`."""
+    if wanted and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise UserError("tf32 is not there", where="tf32", why=f"{device} computes without it", fix="set tf32 to false")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+        torch.backends.cudnn.allow_tf32 = wanted

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -175,6 +177,46 @@ def test_dropout_is_of_weights_and_of_training_alone() -> None:
         assert (drawn.mean(0) - plain).abs().max() < 6 * drawn.std(0).max() / 1000**0.5
 
 
+def dropping(kind: Any, dropout: float = 0.3) -> AttentionLayer:
+    layer = Attention(heads=4, head_dim=4, kv_heads=2, dropout=dropout, dropout_kind=kind).build(DIM).double()
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    return layer
+
+
+@pytest.mark.parametrize("kind", ["weights", "keys"])
+def test_either_dropout_leaves_the_mean_as_it_is(kind: str) -> None:
+    layer, x, draws = dropping(kind), torch.randn(1, LENGTH, DIM, dtype=torch.float64), 4000
+    many = layer(x.expand(draws, -1, -1), Context())
+    away = (many.mean(0) - layer.eval()(x, Context())[0]).abs() / (many.std(0) / draws**0.5)
+    assert away.max() < 4.5 and many.std(0).min() > 0  # 72 values, each a normal's: 4.5 sigma is one in 2,000 runs
+    assert torch.equal(layer(x, Context()), dropping(kind).eval()(x, Context()))
+
+
+def test_a_dropped_key_gives_nothing_to_any_query_of_its_head() -> None:
+    """Beside the weights written out, whose columns are taken out one by one."""
+    layer, x = dropping("keys"), torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64)
+    torch.manual_seed(5)
+    y = layer(x, Context())
+    torch.manual_seed(5)
+    kept_bsg1 = torch.nn.functional.dropout(torch.ones(BATCH, LENGTH, 2, 1, dtype=torch.float64), 0.3)
+    q, k, v, how = layer.eval().looks(x, Context())
+    weights_bhts = attention_weights(q, k, how)
+    for b, head, s in np.ndindex(BATCH, 4, LENGTH):
+        weights_bhts[b, head, :, s] *= kept_bsg1[b, s, head // 2, 0]
+    theirs = torch.einsum("bhts,bshk->bthk", weights_bhts, v.repeat_interleave(2, 2)).flatten(-2)
+    torch.testing.assert_close(y, layer.o(theirs))
+    assert 0 < (kept_bsg1 == 0).sum() < kept_bsg1.numel()
+
+
+@pytest.mark.parametrize(("kind", "fast"), [("weights", False), ("keys", True)])
+def test_a_dropout_of_keys_keeps_the_fastest_kernel(kind: str, fast: bool) -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        dropping(kind)(torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64), Context())
+    assert any("flash_attention" in event.name for event in seen.events()) == fast
+
+
 def test_a_row_of_padding_alone_gives_zeros_and_leaves_gradients_finite() -> None:
     torch.manual_seed(0)
     for causal in (True, False):
@@ -189,6 +231,8 @@ def test_a_row_of_padding_alone_gives_zeros_and_leaves_gradients_finite() -> Non
 
 
 def test_impossible_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="dropout_kind must be weights or keys: 'rows'"):
+        Attention(heads=1, head_dim=1, dropout_kind="rows")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="heads=4, kv_heads=3"):
         Attention(heads=4, kv_heads=3, head_dim=4)
     for name in ("heads", "kv_heads", "head_dim"):

@@ -167,7 +167,6 @@ def with_copies(rank: int, config: dict[str, Any], sizes: Parallel) -> float:
     team, one = Team(sizes), perturbed(config, torch.float64)
     cut = copy.deepcopy(one)
     assert team.mesh is not None
-    tensor_parallel(cut, team.mesh["tensor"], sizes.sequence)
     team.spread(cut)
     for last in (False, True):
         parts = []
@@ -179,7 +178,7 @@ def with_copies(rank: int, config: dict[str, Any], sizes: Parallel) -> float:
         causal_lm(cut, parts[team.part]).total.backward()
     expected, theirs = gradients(one), gradients(cut)
     assert expected.keys() == theirs.keys()
-    norm = team.norm([p.grad for p in cut.parameters() if p.grad is not None])
+    norm = team.norm(cut)
     wrong_norm = float((norm / nn.utils.get_total_norm(list(expected.values())) - 1).abs())
     return max(wrong_norm, *(apart(expected[name], theirs[name]) for name in expected))
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import hornbook
 from hornbook.checkpoint.state import newest_state
@@ -177,6 +178,30 @@ def test_a_recipes_optimizer_and_schedule_reach_the_run(settings: dict[str, Any]
     group = state.groups[0][0]
     expected = {"betas": [asked.beta1, asked.beta2]} if asked.optimizer in ("adam", "adamw") else {"momentum": asked.momentum}
     assert expected.items() <= group.items() and bool(group.get("nesterov")) == asked.nesterov
+
+
+def test_short_weights_and_another_dropout_leave_no_trace_in_what_is_published(tmp_path: Path) -> None:
+    data = tmp_path / "prose.txt"
+    data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
+    asked = replace(recipe(data, tmp_path / "run"), weights="bf16", attention_dropout="keys")
+    model = hornbook.load(pretrain_run(asked, Silent(), ""))[0]
+    state = newest_state(tmp_path / "run" / "checkpoints" / "pretrain", lambda line: None)
+    assert state is not None and {p.dtype for p in model.parameters()} == {torch.float32}
+    saved = load_file(state.folder / "state.safetensors")
+    masters = [value for name, value in saved.items() if name.endswith("/master")]
+    assert sum(each.numel() for each in masters) == sum(p.numel() for p in model.parameters())
+    assert {value.dtype for name, value in saved.items() if name.startswith("model/")} == {torch.bfloat16}
+    config = json.loads((tmp_path / "run" / "pretrained" / "config.json").read_text(encoding="utf-8"))
+    assert "keys" not in json.dumps(config) and model.tower.blocks[0].attn.op.spec.dropout_kind == "weights"
+
+
+def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weights must be fp32 where precision is fp16"):
+        replace(recipe(tmp_path, tmp_path), weights="bf16", precision="fp16")
+    data = tmp_path / "prose.txt"
+    data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
+    with pytest.raises(UserError, match="tf32 is not there"):
+        pretrain_run(replace(recipe(data, tmp_path / "run"), tf32=True), Silent(), "")
 
 
 def masked_run(given: Recipe) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers, build_optimizer
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal_lm
-from hornbook.train.precision import CLEAN_STEPS, FIRST_SCALE, Precision, choose_precision
+from hornbook.train.precision import CLEAN_STEPS, FIRST_SCALE, Precision, allow_tf32, choose_precision
 from tests.reference.tiny import Given, furthest, random_batch, tiny_model, weights
 
 BATCHES = [random_batch(2, 6, seed, 0.7) for seed in range(12)]
@@ -124,3 +124,12 @@ def test_the_choice_is_refused_by_name() -> None:
     assert "bf16" in str(error.value)
     with pytest.raises(ValueError, match="fp8"):
         Precision("fp8")
+
+
+def test_tf32_is_refused_where_it_is_not_and_nothing_changes() -> None:
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(UserError, match="tf32 is not there") as error:
+        allow_tf32(True, torch.device("cpu"))
+    assert error.value.where == "tf32" and "false" in error.value.fix
+    allow_tf32(False, torch.device("cpu"))
+    assert torch.get_float32_matmul_precision() == before
