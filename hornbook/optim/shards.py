@@ -33,8 +33,12 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
 
 def whole(value: Tensor, parameter: Tensor) -> Tensor:
     """All ranks' parts together: a collective, where the parameter is cut."""
-    placed = like(value, parameter)
-    return placed.full_tensor() if is_cut(placed) else placed
+    return entire(like(value, parameter))
+
+
+def entire(value: Tensor) -> Tensor:
+    """A tensor that is cut over ranks, put together: a collective. The tensor itself where it is not cut."""
+    return value.full_tensor() if is_cut(value) else value
 
 
 def part(value: Tensor, parameter: Tensor) -> Tensor:

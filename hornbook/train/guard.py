@@ -22,7 +22,7 @@ class Guard:
 
     def __init__(self, sigmas: float = 6.0):
         self.sigmas = sigmas
-        self.skipped, self.in_a_row, self.rollbacks = 0, 0, 0
+        self.skipped, self.in_a_row, self.rollbacks, self._left = 0, 0, 0, 0
         self._seen: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in FLOORS}
 
     def judge(self, loss: float, norm: float) -> str | None:
@@ -31,8 +31,17 @@ class Guard:
         if why:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
             return why[0]
-        self.in_a_row = self.rollbacks = 0
+        self.in_a_row = 0
         return None
+
+    def went_back(self, step: int) -> None:
+        """Steps up to `step` could not be learned from and the run goes back."""
+        self.in_a_row, self.rollbacks, self._left = 0, self.rollbacks + 1, max(step, self._left)
+
+    def learned(self, step: int) -> None:
+        """A step behind all that the run went back from ends the row of rollbacks."""
+        if step > self._left:
+            self.rollbacks = 0
 
     def _odd(self, name: str, value: float) -> str | None:
         if not math.isfinite(value):
@@ -54,9 +63,9 @@ class Guard:
         return f"the {name} is {given:.4g}, {(value - median) / spread:.1f} sigma above the usual {usual:.4g}"
 
     def state(self) -> dict[str, Any]:
-        counts = {"skipped": self.skipped, "in_a_row": self.in_a_row, "rollbacks": self.rollbacks}
+        counts = {"skipped": self.skipped, "in_a_row": self.in_a_row, "rollbacks": self.rollbacks, "left": self._left}
         return {**counts, "seen": {name: list(values) for name, values in self._seen.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.skipped, self.in_a_row, self.rollbacks = (state[name] for name in ("skipped", "in_a_row", "rollbacks"))
+        self.skipped, self.in_a_row, self.rollbacks, self._left = (state[n] for n in ("skipped", "in_a_row", "rollbacks", "left"))
         self._seen = {name: deque(values, maxlen=WINDOW) for name, values in state["seen"].items()}

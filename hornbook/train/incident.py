@@ -22,6 +22,8 @@ from hornbook.checkpoint.tensors import save_tensors
 from hornbook.errors import UserError
 from hornbook.files import verified, write_json, written_folder
 from hornbook.model import TransformerModel
+from hornbook.optim.shards import entire
+from hornbook.ranks import from_first, rank
 
 MOST = 5  # folders of a run: each holds the weights
 
@@ -58,7 +60,7 @@ def figures(model: TransformerModel, look: Callable[[], Any]) -> dict[str, Any]:
     with torch.no_grad(), hidden_states(model) as states, attention_peaks(model) as peaks:
         look()
         parameters = {
-            name: {"weight": _plain(p.norm()), "gradient": None if p.grad is None else _plain(p.grad.norm())}
+            name: {"weight": _plain(entire(p.norm())), "gradient": None if p.grad is None else _plain(entire(p.grad.norm()))}
             for name, p in model.named_parameters()
         }
     hidden = {name: _plain(x.float().square().mean().sqrt()) for name, x in states.items()}
@@ -69,11 +71,14 @@ def write_incident(
     folder: Path, odd: str, number: int, step: Step, model: TransformerModel, about: dict[str, Any],
     describe: Callable[[Batch], list[str]] | None, look: Callable[[Batch], Any],
 ) -> Path | None:  # fmt: skip
-    """Write `folder/step-N`; its path, or None where there are `MOST` already. `about`: what a replay must know."""
+    """Write `folder/step-N`; its path, or None where there are `MOST` already. `about`: what a replay must know.
+
+    Of several ranks all take part, with the batches of all, and the first one writes.
+    """
     place = folder / f"step-{number:08d}"
-    if not place.exists() and len(list(folder.glob("step-*"))) >= MOST:
+    if from_first(lambda: not place.exists() and len(list(folder.glob("step-*"))) >= MOST):
         return None
-    tensors = {f"model/{name}": value.detach() for name, value in model.named_parameters()} | step.random_numbers
+    tensors = {f"model/{name}": entire(value.detach()) for name, value in model.named_parameters()} | step.random_numbers
     for n, batch in enumerate(step.batches):
         tensors |= {f"batch/{n}/{name}": value for name, value in vars(batch).items() if isinstance(value, Tensor)}
     record = {
@@ -81,6 +86,8 @@ def write_incident(
         "position": step.position, **about, "text": [describe(batch) for batch in step.batches] if describe else [],
         "text_bytes": [batch.text_bytes for batch in step.batches], **figures(model, lambda: look(step.batches[0])),
     }  # fmt: skip
+    if rank():
+        return place
     with written_folder(place, {"step": number}) as target:
         save_tensors({name: value.contiguous().cpu().clone() for name, value in tensors.items()}, target / "incident.safetensors")
         write_json(target / "incident.json", record)

@@ -20,6 +20,7 @@ from torch import Tensor
 from hornbook.batch import Batch, Loss
 from hornbook.checkpoint.saver import Best, Saver, check_room
 from hornbook.checkpoint.state import Keep, Saved, newest_state, random_numbers, restore, set_random_numbers, snapshot
+from hornbook.data.batches import moved
 from hornbook.errors import Interrupted, UserError
 from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers
@@ -143,6 +144,8 @@ def fit(
             look.taken()
             optimizer.zero_grad()
             state.step += 1
+            if learned:
+                parts.guard.learned(state.step)
             parts.meter.add(step, learned)
             state.tokens, state.skipped, last = parts.meter.tokens, parts.guard.skipped, state.step == run.steps
             if (state.step % run.log_every == 0 or last or state.step == 1) and parts.meter.steps:
@@ -150,7 +153,7 @@ def fit(
             due = last or _divides(run.save_every, state.step) or _divides(run.keep_every, state.step)
             if parts.guard.in_a_row == PATIENCE:
                 saver.finish()
-                state.step, last, due = _rolled_back(odd or "", model, optimizer, parts, run), False, True
+                state.step, last, due = _rolled_back(odd or "", state.step, model, optimizer, parts, run), False, True
             elif hooks and (last or _divides(run.hook_every, state.step)):
                 figures = _call(hooks, state.step, model, run)
                 due = parts.best.beaten_by(state.step, figures.get(run.keep_best)) or due
@@ -203,18 +206,22 @@ def _left_out(
     step = replace(step, batches=run.team.gathered(step.batches))
     run.log({"stage": run.stage, "step": number, "left_out": odd})
     place = None
-    if run.folder:
+    if run.folder and not run.team.pipeline:  # no stage of a pipeline can look at a batch alone
         about = {"stage": run.stage, "objective": getattr(objective, "__name__", ""), "precision": precision.state()}
         about["config"] = model.config
-        kept, folder = random_numbers(), run.folder / "incidents"
-        place = write_incident(folder, odd, number, step, model, about, run.describe, lambda batch: objective(model, batch))
+        kept, folder, device = random_numbers(), run.folder / "incidents", next(model.parameters()).device
+
+        def look(batch: Batch) -> Loss:
+            return objective(model, moved(batch, device))
+
+        place = write_incident(folder, odd, number, step, model, about, run.describe, look)
         set_random_numbers(kept)  # that the step was looked at changes nothing that follows
     run.say(f"step {number} of {run.stage} is left out: {odd}" + (f" ({place})" if place else ""))
 
 
-def _rolled_back(odd: str, model: TransformerModel, optimizer: Optimizers, parts: Parts, run: Run) -> int:
+def _rolled_back(odd: str, step: int, model: TransformerModel, optimizer: Optimizers, parts: Parts, run: Run) -> int:
     """Go back to the weights of the newest state at a multiple of `save_every`, and on with the data that comes next: its step."""
-    parts.guard.rollbacks += 1
+    parts.guard.went_back(step)
     found = newest_state(run.folder, run.say, lambda step: _divides(run.save_every, step)) if run.folder else None
     if found is None or parts.guard.rollbacks > ROLLBACKS:
         raise UserError(
@@ -223,7 +230,6 @@ def _rolled_back(odd: str, model: TransformerModel, optimizer: Optimizers, parts
             fix="lower the learning rate, or look at the incidents with hornbook replay; the states that were saved are sound",
         )  # fmt: skip
     restore(found, model, optimizer)
-    parts.guard.in_a_row = 0
     run.say(f"{run.stage} goes back to step {found.step}, and on with other data")
     return found.step
 

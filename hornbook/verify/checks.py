@@ -93,6 +93,7 @@ CHECKS = (
     Check("one batch", "learned by heart", runs.overfitting),
     Check("resumed = uninterrupted", "stopped and continued, bit for bit", runs.resuming),
     Check("killed = uninterrupted", "signal 9, continued, bit for bit", runs.killing),
+    Check("2 ranks = 1 rank", "two processes that share out gradients and moments", runs.sharing),
     Check("exported = model", "saved and loaded: logits and greedy text", exporting),
     Check("atomic writer", "a broken write leaves the old content", runs.writing),
     Check("town", "same seed, same bytes", town.town),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from typing import Any
 import torch
 
 from hornbook.batch import Batch, Loss
+from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.files import sha256, verified, write_text, written_folder
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal_lm
 from hornbook.verify.proof import Finding
-from hornbook.verify.tiny import STEPS, VOCAB, precise, random_batch, tiny_model, train
+from hornbook.verify.tiny import CPU, STEPS, VOCAB, precise, random_batch, tiny_model, train
 
 SHARES = (1.0, 0.1, 0.0, 0.6)  # of the targets that count, in the micro-batches of a step
 WAIT = 60.0  # seconds until a child must have saved something
@@ -103,6 +105,21 @@ def killing(device: torch.device) -> Finding:
         train(whole, device)
         train(parts, device)
         return Finding(_different_states(whole, parts), 0, "states differ")
+
+
+def sharing(device: torch.device) -> Finding:
+    """A run of two processes on the processor, which share out gradients and moments, and the same run of one, in float64."""
+    with TemporaryDirectory() as place:
+        whole, parts = Path(place, "whole"), Path(place, "parts")
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command = [*torchrun, "-m", "hornbook.verify.tiny", str(parts), "cpu", "1"]
+        said = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        found = newest_state(parts, lambda line: None)
+        if said.returncode or found is None:
+            raise RuntimeError(f"two processes did not train: {said.stderr.strip()[-400:]}")
+        one, two = train(whole, CPU, dtype=torch.float64), tiny_model(CPU, torch.float64, seed=1)
+        load_weights(found, two)
+        return Finding(_furthest(one, two), 1e-10, "weight difference")
 
 
 def _kill_a_run(folder: Path, device: torch.device) -> None:

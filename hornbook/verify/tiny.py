@@ -1,10 +1,12 @@
 """What the invariants are proved on: a model, a tokenizer, batches and a whole training run, small and drawn from seeds.
 
-Run as `python -m hornbook.verify.tiny FOLDER DEVICE THREADS`, it is the training run that a check kills.
+Run as `python -m hornbook.verify.tiny FOLDER DEVICE THREADS`, it is the training run that a check kills, and under torchrun one
+of the two processes of another.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -19,10 +21,13 @@ from hornbook.families import build
 from hornbook.model import TransformerModel, initialize
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
+from hornbook.parallel.sizes import Parallel
+from hornbook.parallel.team import Team, join
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal_lm
 
+CPU = torch.device("cpu")
 VOCAB, CONTEXT, STEPS, NEVER = 320, 32, 30, 1e9
 
 
@@ -55,16 +60,24 @@ def random_batch(device: torch.device, rows: int, length: int, seed: int, share:
     return Batch(ids[:, :-1].to(device), ids[:, 1:].masked_fill(~asked, IGNORE).to(device))
 
 
-def train(folder: Path, device: torch.device, steps: int = STEPS, save_seconds: float = NEVER) -> TransformerModel:
+def train(
+    folder: Path, device: torch.device, steps: int = STEPS, save_seconds: float = NEVER, dtype: torch.dtype = torch.float32,
+    team: Team | None = None,
+) -> TransformerModel:  # fmt: skip
     """The first `steps` of one and the same run of `STEPS`, begun or continued in `folder`."""
     torch.manual_seed(0)
-    model, ids = tiny_model(device), np.random.default_rng(0).integers(0, VOCAB, 2000)
-    batches = Batches(StreamRows(ids, CONTEXT, np.ones(VOCAB, np.int64)), 4, seed=0, device=device)
-    run = Run(steps=steps, accumulate=2, folder=folder, save_seconds=save_seconds, name="verify")
+    team = team or Team(device=device)
+    model, ids = tiny_model(device, dtype), np.random.default_rng(0).integers(0, VOCAB, 2000)
+    batches = Batches(StreamRows(ids, CONTEXT, np.ones(VOCAB, np.int64)), 4, 0, device, team.part, team.parts)
+    team.spread(model)
+    run = Run(steps=steps, accumulate=2, folder=folder, save_seconds=save_seconds, name="verify", team=team)
     fit(model, batches, causal_lm, build_optimizer(model, "muon", 0.01), warmup_decay(STEPS, 5), run)
     return model
 
 
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[3]))
-    train(Path(sys.argv[1]), torch.device(sys.argv[2]), save_seconds=0)
+    if "WORLD_SIZE" in os.environ:
+        train(Path(sys.argv[1]), CPU, dtype=torch.float64, team=join(Parallel(data=2, zero=2), CPU))
+    else:
+        train(Path(sys.argv[1]), torch.device(sys.argv[2]), save_seconds=0)

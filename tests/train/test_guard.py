@@ -167,6 +167,13 @@ def test_odd_steps_that_do_not_end_stop_the_run_at_a_sound_state(tmp_path: Path)
         assert all(bool(torch.isfinite(value).all()) for value in load_file(state / "state.safetensors").values())
 
 
+def test_a_run_that_comes_back_to_the_same_place_again_and_again_ends(tmp_path: Path) -> None:
+    """From the tenth step on nothing is learned for long: a sound step after a rollback is no way out."""
+    odd = [number for number in range(40) if number >= 10 and number % 5]  # one sound batch between four odd ones
+    with pytest.raises(UserError, match=f"after {ROLLBACKS} rollbacks"):
+        train(BATCHES, poisoned(odd), tmp_path, 30, save_every=8)
+
+
 def test_a_run_without_states_stops_at_once() -> None:
     with pytest.raises(UserError, match="in a row") as error:
         train(BATCHES, poisoned(range(5, 40)))
