@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from hornbook.errors import UserError, near
 
@@ -120,10 +120,10 @@ def _tell(said: dict[str, Any], group: ProcessGroup | None) -> dict[str, Any]:
 
 
 @cache
-def background_group() -> ProcessGroup | None:
-    """All ranks, for what runs beside the training or before it and may take long. Its collectives cannot meet the training's.
+def patient_group(use: Literal["waiting", "saving"]) -> ProcessGroup | None:
+    """All ranks, for what may take long: what they wait for, or the saving that a thread does meanwhile.
 
-    The first call is a collective.
+    The two have a group each, for collectives of two threads must not meet. The first call of each is a collective.
     """
     if not several():
         return None

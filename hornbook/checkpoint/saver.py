@@ -13,7 +13,7 @@ from typing import Any
 from hornbook.checkpoint.state import Keep, Snapshot, state_bytes, write_snapshot
 from hornbook.errors import UserError
 from hornbook.model import TransformerModel
-from hornbook.ranks import background_group, several
+from hornbook.ranks import patient_group, several
 
 
 class Saver:
@@ -25,7 +25,7 @@ class Saver:
     def __init__(self, folder: Path | None):
         self._folder, self._writing = folder, Future[None]()
         self._writing.set_result(None)
-        background_group()  # of several ranks: made here, where all of them are
+        patient_group("saving")  # of several ranks: made here, where all of them are
 
     def save(self, found: Snapshot, keep: Keep) -> None:
         """Begin to write, when the write before has ended."""

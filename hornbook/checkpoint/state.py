@@ -26,7 +26,7 @@ from hornbook.files import verified, written_folder
 from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers
 from hornbook.optim.shards import like
-from hornbook.ranks import background_group, from_first, rank, several
+from hornbook.ranks import from_first, patient_group, rank, several
 
 WHOLE = "state.safetensors"  # what a single process writes
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8}
@@ -96,7 +96,7 @@ def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_snapshot(folder: Path, found: Snapshot, keep: Keep) -> None:
-    """Write `folder/step-N`, then forget the states that do not stay. Several ranks write together, through `background_group`.
+    """Write `folder/step-N`, then forget the states that do not stay. Several ranks write together, through `patient_group`.
 
     States of later steps go too, for had they been sound, this run would have continued from them; and what killed writers left.
     """
@@ -121,7 +121,7 @@ def _write_together(target: Path, found: Snapshot) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    group = background_group()
+    group = patient_group("saving")
     with ExitStack() as opened:
         place = from_first(lambda: str(opened.enter_context(written_folder(target, {"step": found.step}))), group)
         writer = HuggingFaceStorageWriter(place, save_distributed=True)

@@ -31,6 +31,7 @@ from hornbook.errors import UserError
 from hornbook.model import Context, TransformerModel
 from hornbook.model.stem import TokenStemLayer
 from hornbook.model.transformer import Ties
+from hornbook.optim.shards import entire
 
 Look = Callable[[Any, Batch], tuple[Tensor, Any]]  # what the last stage gives back to the engine, and what it keeps
 
@@ -231,6 +232,25 @@ class Pipeline:
         few = 4 * self.stages  # at a time: the engine keeps what each micro-batch sent
         cuts = [batches[start : start + few] for start in range(0, len(batches), few)]
         return [found for some in cuts for found in self._run(some, look, training=False)]
+
+    @torch.no_grad()
+    def whole(self) -> TransformerModel:
+        """A copy of the whole model, for what cannot look through stages; it is filled in the first of them. All must ask."""
+        parameters = {name for name, _ in self.model.named_parameters()}
+        own = {
+            self.share.names.get(name, name): entire(value).cpu() for name, value in self.model.state_dict().items()
+            if name in self.share.owned or name not in parameters
+        }  # fmt: skip
+        stages: list[Any] = [None] * self.stages
+        dist.all_gather_object(stages, own, group=self.group)
+        found = self.model.spec.build()
+        found.config = self.model.config
+        if self.stage == 0:
+            missing, unknown = found.load_state_dict({name: value for part in stages for name, value in part.items()}, strict=False)
+            assert set(missing) <= {name for name, _ in found.ties} and not unknown
+            found.tie()
+        first = next(self.model.parameters())
+        return found.to(first.device, first.dtype)
 
     def _run(self, batches: list[Batch], look: Look, training: bool) -> list[Any]:
         rows = max(batch.tokens_bt.shape[:2].numel() for batch in batches)

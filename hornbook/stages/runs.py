@@ -11,7 +11,7 @@ from hornbook.config import to_toml
 from hornbook.errors import UserError
 from hornbook.files import write_text
 from hornbook.parallel.team import Team, join
-from hornbook.ranks import background_group, choose_device, from_first
+from hornbook.ranks import choose_device, from_first, patient_group
 from hornbook.stages.corpus import make_corpus
 from hornbook.stages.keep import run_folder
 from hornbook.stages.learn import check_model, pretrain, sft
@@ -27,7 +27,7 @@ def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     out, team = Path(recipe.out), _team(recipe, voice)
     check_model(recipe)
     with held_by_first(out):
-        from_first(lambda: _prepare(recipe, voice), background_group())
+        from_first(lambda: _prepare(recipe, voice), patient_group("waiting"))
         tokenizer = Tokenizer.load(out / "tokenizer")
         return pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, team, voice, command)
 

@@ -22,7 +22,7 @@ from hornbook.optim.build import build_optimizer
 from hornbook.optim.masters import Masters
 from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.team import Team
-from hornbook.ranks import background_group, from_first
+from hornbook.ranks import from_first, patient_group
 from hornbook.stages.bench import LONG, matmul_peak
 from hornbook.stages.settings import Learning
 from hornbook.stages.track import tracking
@@ -117,4 +117,4 @@ def keep_model(model: TransformerModel, stage: Stage, write: Callable[[Transform
         load_weights(found, whole)
         write(whole)
 
-    from_first(gather, background_group())
+    from_first(gather, patient_group("waiting"))

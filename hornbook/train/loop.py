@@ -27,6 +27,7 @@ from hornbook.optim.build import Optimizers
 from hornbook.optim.schedule import Schedule
 from hornbook.optim.shards import plain
 from hornbook.parallel.team import Team
+from hornbook.ranks import from_first, patient_group
 from hornbook.train.guard import PATIENCE, ROLLBACKS, Guard
 from hornbook.train.incident import Step, write_incident
 from hornbook.train.layers import NoLook, no_look
@@ -261,7 +262,10 @@ def _restored(
 
 
 def _call(hooks: Sequence[Hook], step: int, model: TransformerModel, run: Run) -> dict[str, Any]:
-    """Log what each hook finds; all of it."""
+    """Log what each hook finds; all of it. A pipeline's first stage looks for all, at a copy of the whole model."""
+    if run.team.pipeline:
+        whole, alone = run.team.pipeline.whole(), replace(run, team=Team())
+        return dict(from_first(lambda: _call(hooks, step, whole, alone), patient_group("waiting")))
     model.eval()
     figures: dict[str, Any] = {}
     for hook in hooks:

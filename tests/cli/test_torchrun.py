@@ -103,6 +103,23 @@ def test_two_processes_give_one_process_rows_and_one_goes_on_where_two_were_stop
     assert furthest(*weights) < 1e-4
 
 
+def test_two_stages_of_a_pipeline_give_one_process_rows_and_looks(recipe: Path, alone: Path) -> None:
+    """Held-out text and samples too, at which the first stage looks for both."""
+    out = recipe.parent / "stages"
+    finished(started(recipe, out, 2, "--parallel.pipeline", "2"))
+    ours, theirs = (read_lines(folder / "metrics.jsonl") for folder in (alone, out))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    looks = 0
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.keys() - two.keys() <= {"flops_per_second", "mfu"}
+        for figure in ("loss", "grad_norm", "held_out_bits_per_byte"):
+            assert (figure in one) == (figure in two)
+            if figure in one:
+                looks += figure == "held_out_bits_per_byte"
+                assert two[figure] == pytest.approx(one[figure], rel=1e-4)
+    assert looks == 4
+
+
 def test_torchrun_goes_on_by_itself_when_a_process_is_killed(recipe: Path) -> None:
     whole, broken = recipe.parent / "whole", recipe.parent / "broken"
     finished(started(recipe, whole, 2, *COPIES))
