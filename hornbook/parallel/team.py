@@ -110,6 +110,7 @@ class Team:
 
         total = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.mesh.device_type) for value in values])
         dist.all_reduce(total, group=self._sums.get_group())
+        dist.broadcast(total, 0)  # every rank decides by these numbers: they must be the same to the bit
         return total.unbind()
 
     def gathered(self, batches: list[Batch]) -> list[Batch]:
@@ -156,6 +157,7 @@ class Team:
             total += found
         if self.sizes.pipeline > 1:
             dist.all_reduce(total, group=self.mesh.get_group("pipeline"))
+        dist.broadcast(total, 0)
         return total.sqrt().to(gradients[0].dtype)
 
 

@@ -159,7 +159,7 @@ def fit(
                 figures = _call(hooks, state.step, model, run)
                 due = parts.best.beaten_by(state.step, figures.get(run.keep_best)) or due
             # Asked once: a signal that comes after this line is seen one step later, with a save.
-            asked, late = team.any(stop.asked, time.perf_counter() - saved > run.save_seconds)
+            due, asked, late = team.any(due, stop.asked, time.perf_counter() - saved > run.save_seconds)
             if run.folder and (due or asked or late):
                 record = {"name": run.name, **{name: part.state() for name, part in vars(parts).items()}}
                 keep = Keep(back=run.save_every, every=run.keep_every, best=parts.best.step)
