@@ -33,7 +33,8 @@ OTHERS = [
     Parallel(tensor=2, data=2, zero=3),
 ]  # fmt: skip
 PAIRS = [
-    Parallel(tensor=2, pipeline=2), Parallel(tensor=2, pipeline=2, sequence=True), *(replace(sizes, data=2, zero=zero) for sizes in (Parallel(pipeline=2), Parallel(expert=2)) for zero in (0, 1, 2, 3)),
+    Parallel(tensor=2, pipeline=2), Parallel(tensor=2, pipeline=2, sequence=True),
+    *(replace(sizes, data=2, zero=zero) for sizes in (Parallel(pipeline=2), Parallel(expert=2)) for zero in (0, 1, 2, 3)),
     Parallel(pipeline=2, expert=2),
 ]  # fmt: skip
 
