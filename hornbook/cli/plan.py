@@ -88,9 +88,9 @@ def _processes(found: dict[str, Any]) -> Iterator[RenderableType]:
             most = max(stage[kind][name] for stage in found["stages"])
             rows.append((words + name, f"{most / 1e9:,.4g}", f"{most / 2**30:,.4g}"))
     yield ""
-    yield _table(f"One of {found['world']} processes: plain fp32 with AdamW", ("GB", "GiB"), rows)
+    yield _table(f"One of {found['world']} processes", ("GB", "GiB"), rows)
     yield (
-        f"For {found['rows']} rows of {found['context']} tokens, of all processes together, {found['accumulate']} times a step. "
+        f"Plain fp32 with AdamW, {found['rows']} rows of {found['context']} tokens, of all processes together, {found['accumulate']} times a step. "
         "What it sends it gets as well. Activations are not in its memory, nor the one or two blocks that ZeRO 3 gathers at a time."
     )
 

@@ -2,9 +2,9 @@
 
 Collectives are counted as a ring runs them: each of n processes hands its neighbour (n-1)/n of the tensor for a reduce-scatter or
 an all-gather and twice that for an all-reduce, and gets as much from the other side (Patarasuk and Yuan 2009, section 3). Left out:
-sums of a few numbers (losses, counts, norms, flags, which expert gets how many rows), what fills up a size that n does not divide,
-what recomputed layers send a second time, what Muon gathers, and under tensor parallelism the routers' weights and logits behind a softcap.
-`tests/parallel/test_traffic.py` counts what is really sent.
+sums of a few numbers (losses, counts, norms, flags, which expert gets how many rows); what fills up a size that n does not divide;
+what recomputed layers send a second time; what Muon gathers; under tensor parallelism the routers' weights and logits behind a
+softcap. `tests/parallel/test_traffic.py` counts what is really sent.
 
 All sizes are in bytes: a tensor's numbers times those that each takes.
 """
