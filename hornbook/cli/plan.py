@@ -90,8 +90,9 @@ def _processes(found: dict[str, Any]) -> Iterator[RenderableType]:
     yield ""
     yield _table(f"One of {found['world']} processes", ("GB", "GiB"), rows)
     yield (
-        f"Plain fp32 with AdamW, {found['rows']} rows of {found['context']} tokens, of all processes together, {found['accumulate']} times a step. "
-        "What it sends it gets as well. Activations are not in its memory, nor the one or two blocks that ZeRO 3 gathers at a time."
+        f"Plain fp32 with AdamW, {found['rows']} rows of {found['context']} tokens, of all processes together, "
+        f"{found['accumulate']} times a step. What it sends it gets as well. "
+        "Activations are not in its memory, nor the one or two blocks that ZeRO 3 gathers at a time."
     )
 
 

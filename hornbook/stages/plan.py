@@ -29,7 +29,7 @@ def planned(
     total = found["parameters"]["total"]
     more = {}
     if sizes and sizes.world > 1:
-        build = None if named else lambda: built(found["config"])
+        build = None if named else lambda: built(str(found["config"]))
         more["processes"] = processes(build, total, sizes, rows, context, accumulate)
     return {"asked": asked, **found, "weights": memory.weights(total), "training": memory.training(total), **more}
 
