@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from hornbook.cli.console import parse
+from hornbook.parallel.sizes import Parallel
 from hornbook.plan.memory import MIXED, PLAIN
 
 if TYPE_CHECKING:
@@ -24,13 +25,21 @@ class Plan:
     model: Annotated[str, tyro.conf.Positional]
     """A model folder, a run folder, a config.json, or a size such as 7B, 7e9, 124M or 1.5T."""
     json: bool = False
+    parallel: Parallel = field(default_factory=Parallel)
+    """How a run is spread over processes: then also what each of them holds and sends, for so many rows and micro-batches."""
+    rows: int = 16
+    """Rows of a micro-batch, of all processes together."""
+    context: int = 256
+    """Tokens of a row."""
+    accumulate: int = 1
+    """Micro-batches per step."""
 
 
 def main(arguments: Sequence[str]) -> None:
     settings = parse(Plan, "plan", arguments)
     from hornbook.stages.plan import planned
 
-    record = planned(settings.model)
+    record = planned(settings.model, settings.parallel, settings.rows, settings.context, settings.accumulate)
     if settings.json:
         print(json.dumps(record, ensure_ascii=False))
         return
@@ -63,10 +72,28 @@ def parts(record: dict[str, Any]) -> Iterator[RenderableType]:
         f'The rule of thumb "training is 4 times the weights": it is {times[0]:g} times fp32 weights in plain fp32, and '
         f"{times[1]:g} times bf16 weights in mixed precision. Activations are not in it: they grow with the batch and its context."
     )
+    if "processes" in record:
+        yield from _processes(record["processes"])
     if "cache_bf16" in record:
         yield _cache(record["cache_bf16"])
     if "vocabulary" in record:
         yield f"\nVocabulary: {record['vocabulary']['explained']}"
+
+
+def _processes(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """Where the stages of a pipeline differ, each row is that of the stage that has the most."""
+    rows = []
+    for kind, words in (("memory", ""), ("sent_per_step", "sent per step: ")):
+        for name in found["stages"][0][kind]:
+            most = max(stage[kind][name] for stage in found["stages"])
+            rows.append((words + name, f"{most / 1e9:,.4g}", f"{most / 2**30:,.4g}"))
+    yield ""
+    yield _table(f"One of {found['world']} processes", ("GB", "GiB"), rows)
+    yield (
+        f"Plain fp32 with AdamW, {found['rows']} rows of {found['context']} tokens, of all processes together, "
+        f"{found['accumulate']} times a step. What it sends it gets as well. "
+        "Activations are not in its memory, nor the one or two blocks that ZeRO 3 gathers at a time."
+    )
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -2,12 +2,13 @@
 
 Gradients are summed over the copies, never averaged: the mean is taken once, over the global count of targets. With `zero` the
 copies share out moments, then gradients, then weights too (Rajbhandari et al. 2020, "ZeRO", section 5), through torch's FSDP2; the
-unit that is gathered and given back is the block. What each stage sends per step, of W bytes of weights on n ranks in a ring:
+unit that is gathered and given back is the block. What each stage sends per step of k micro-batches, of W bytes of weights, R of
+them outside the blocks, on n ranks in a ring (`plan/traffic.py`; `tests/parallel/test_traffic.py` counts it):
 
-    0, copies     all-reduce of the gradients                       2 W (n-1)/n
-    1, moments    reduce-scatter, once; all-gather of the weights   2 W (n-1)/n
-    2, gradients  reduce-scatter, once per micro-batch              (1 + k) W (n-1)/n for k micro-batches
-    3, weights    and all-gathers in every forward and backward     3 k W (n-1)/n
+    0, copies     all-reduce of the gradients                         2 W (n-1)/n
+    1, moments    reduce-scatter and all-gather of the weights, once  2 W (n-1)/n
+    2, gradients  reduce-scatter once per micro-batch                 (1 + k) W (n-1)/n
+    3, weights    and all-gathers in every forward and backward       k (3 W - R) (n-1)/n; R stays gathered in between
 """
 
 from __future__ import annotations

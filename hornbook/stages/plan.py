@@ -11,19 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import UserError
+from hornbook.parallel.sizes import Parallel
 from hornbook.plan import memory
+from hornbook.stages.processes import processes
 
 SCALES = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}  # powers of ten
 LARGEST = 10**18
 
 
-def planned(asked: str) -> dict[str, Any]:
-    """What `asked` takes, as `hornbook plan --json` prints it."""
+def planned(
+    asked: str, sizes: Parallel | None = None, rows: int = 16, context: int = 256, accumulate: int = 1
+) -> dict[str, Any]:  # fmt: skip
+    """What `asked` takes, as `hornbook plan --json` prints it; with `sizes` of several processes also what each holds and sends."""
     path = Path(asked)
     named = not path.exists() and re.match(r"[+-]?\.?\d", asked) and "/" not in asked and path.suffix != ".json"
     found = {"parameters": {"total": size_named(asked)}} if named else _of_model(path)
     total = found["parameters"]["total"]
-    return {"asked": asked, **found, "weights": memory.weights(total), "training": memory.training(total)}
+    more = {}
+    if sizes and sizes.world > 1:
+        build = None if named else lambda: built(str(found["config"]))
+        more["processes"] = processes(build, total, sizes, rows, context, accumulate)
+    return {"asked": asked, **found, "weights": memory.weights(total), "training": memory.training(total), **more}
 
 
 def size_named(words: str) -> int:
@@ -39,11 +47,19 @@ def size_named(words: str) -> int:
     return int(value)
 
 
-def _of_model(path: Path) -> dict[str, Any]:
-
-    from hornbook.checkpoint.pretrained import model_folder, read_json
-    from hornbook.families import FAMILIES, build, context_length
+def built(file: str) -> Any:
+    """The model of a config.json, on the meta device."""
+    from hornbook.checkpoint.pretrained import read_json
+    from hornbook.families import build
     from hornbook.model import shapes_only
+
+    with shapes_only():
+        return build(read_json(Path(file)), file)
+
+
+def _of_model(path: Path) -> dict[str, Any]:
+    from hornbook.checkpoint.pretrained import model_folder, read_json
+    from hornbook.families import FAMILIES, context_length
     from hornbook.plan.params import count
 
     file = path if path.is_file() and path.suffix == ".json" else model_folder(path) / "config.json"
@@ -52,8 +68,7 @@ def _of_model(path: Path) -> dict[str, Any]:
         raise UserError(
             "the config does not say which model it is", where=f"{file}: model_type", fix=f"add model_type: {', '.join(FAMILIES)}"
         )
-    with shapes_only():
-        model = build(config, str(file))
+    model = built(str(file))
     found, context = count(model), context_length(model)
     cache = {"values_per_token": found.cache_values, "per_token": memory.size(found.cache_values, memory.FORMATS["bf16"])}
     if context:

@@ -115,6 +115,20 @@ def test_a_config_that_says_no_model(text: str, expected: str, here: Path, refus
     assert expected in refused("plan", "config.json")
 
 
+def test_one_of_several_processes(here: Path, command: Command, refused: Refused) -> None:
+    """7e9 parameters of 4 bytes on 8 copies: the weights alone are 28 GB, an eighth 3.5 GB; a ring sends 7/8."""
+    said = told(command, "7B", "--parallel.data", 8, "--parallel.zero", 1)
+    assert "One of 8 processes" in said and "gradients 28 26.08" in said and "first moment 3.5 3.26" in said
+    assert "sent per step: data 49 45.63" in said
+    folder = write(here / "gpt2", PUBLISHED["gpt2"].config)
+    record = json.loads(command("plan", folder, "--parallel.pipeline", 2, "--json").out)["processes"]
+    first, last = record["stages"]
+    assert first["sent_per_step"]["total"] == last["sent_per_step"]["total"] == 4 * (16 * 256 * 768 + 50257 * 768)
+    assert "has no layers" in refused("plan", "7B", "--parallel.tensor", 2)
+    assert "set rows to 24" in refused("plan", "7B", "--parallel.data", 3, "--rows", 22)
+    assert "and there is one" in refused("plan", "7B", "--parallel.zero", 1)
+
+
 def test_help_of_plan(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         run(["plan", "--help"])
