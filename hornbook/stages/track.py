@@ -85,7 +85,7 @@ def _trackio(run: Path, stage: str, config: Row) -> Iterator[Send]:
     import trackio
 
     with redirect_stdout(sys.stderr):  # results alone go to stdout
-        alone = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
+        alone: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
         tracked = trackio.init(project=run.name, name=f"{stage}-{_own(run)}", config=config, resume="allow", **alone)
     try:
         yield lambda step, figures, texts: tracked.log({**figures, **texts}, step=step)
