@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hornbook.adapt.tied import one_gradient
 from hornbook.batch import Batch, Loss
 from hornbook.checkpoint.saver import Best, Saver, check_room
 from hornbook.checkpoint.state import Keep, Saved, newest_state, random_numbers, restore, set_random_numbers, snapshot
@@ -181,7 +182,7 @@ def gradients(
     total, count, metrics = torch.zeros(()), torch.zeros((), dtype=torch.long), dict[str, Tensor]()
     for number, batch in enumerate([] if team.pipeline else batches):
         team.before_micro_batch(model, number + 1 == len(batches))
-        with precision.autocast():
+        with precision.autocast(), one_gradient(model):
             loss = objective(model, batch)
         (loss.total * precision.scale if precision.scale != 1 else loss.total).backward()
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count

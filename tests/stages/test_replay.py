@@ -31,6 +31,7 @@ def odd_run(folder: Path, objective: Any = causal_lm, **settings: Any) -> dict[s
     def describe(batch: Batch) -> list[str]:
         return [str(row) for row in batch.tokens_bt.tolist()]
 
+    torch.manual_seed(0)  # dropout's
     run = Run(steps=LAST + 1, folder=folder, save_seconds=1e9, log=rows.append, describe=describe, **settings)
     source = Given([*[LEARNED] * (LAST - 1), mixed, LEARNED])
     state = fit(model, source, objective, build_optimizer(model, "adamw", 0.01), lambda step: 1.0, run)
