@@ -48,7 +48,8 @@ class Ranks:
         self._ranks, self._lines = [], []
 
     def _start(self) -> None:
-        context, place = mp.get_context("spawn"), Path(tempfile.mkdtemp()) / "ranks"
+        context, place = mp.get_context("forkserver"), Path(tempfile.mkdtemp()) / "ranks"
+        context.set_forkserver_preload(["hornbook.parallel.team", "hornbook.train.loop", "torch.distributed.fsdp"])
         for rank in range(self.world):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.world, str(place), theirs), daemon=True)

@@ -127,6 +127,7 @@ def test_every_router_is_one_process(world: int) -> None:
         assert {name: figure for name, figure in figures.items() if not figure < 1e-10} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequence", [False, True], ids=["tensor", "sequence"])
 def test_with_tensor_parallelism(sequence: bool) -> None:
     assert max(ranks(4).run(compared, ROUTERS["balance and z"], False, 2, sequence)) < 1e-10

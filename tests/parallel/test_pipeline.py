@@ -320,6 +320,7 @@ def data_too(rank: int, kind: str) -> dict[str, float]:
     return {"loss": abs(summed(total)[0] - loss), "gradients": gap(pipeline, whole, "grad")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "copies", "shards"])
 def test_with_parts_of_the_batch_beside_it(kind: str) -> None:
     for far in ranks(4).run(data_too, kind):

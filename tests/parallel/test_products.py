@@ -24,13 +24,14 @@ MIXTURE = {
     **EVEN, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None,
     "router_aux_loss_coef": 0.0, "tie_word_embeddings": False,
 }  # fmt: skip
-SINGLE = [Parallel(tensor=2), Parallel(pipeline=2), Parallel(expert=2), Parallel(expert=2, zero=3)]
+SINGLE = [Parallel(tensor=2), Parallel(pipeline=2), Parallel(expert=2)]
 PAIRS = [
-    *(Parallel(data=2, tensor=2, zero=zero) for zero in (0, 3)), Parallel(data=2, tensor=2, sequence=True),
-    *(Parallel(data=2, pipeline=2, zero=zero) for zero in (0, 3)), *(Parallel(data=2, expert=2, zero=zero) for zero in (0, 3)),
+    Parallel(data=2, tensor=2, zero=3), Parallel(data=2, pipeline=2), Parallel(data=2, expert=2),
     Parallel(pipeline=2, tensor=2), Parallel(pipeline=2, expert=2), Parallel(tensor=2, expert=2),
 ]  # fmt: skip
 SETTINGS = [
+    Parallel(expert=2, zero=3), Parallel(data=2, tensor=2), Parallel(data=2, tensor=2, sequence=True),
+    Parallel(data=2, pipeline=2, zero=3), Parallel(data=2, expert=2, zero=3),
     Parallel(tensor=2, sequence=True), Parallel(pipeline=2, schedule="gpipe"), Parallel(expert=2, zero=1),
     *(Parallel(data=2, tensor=2, zero=zero) for zero in (1, 2)), *(Parallel(data=2, pipeline=2, zero=zero) for zero in (1, 2)),
     *(Parallel(data=2, expert=2, zero=zero) for zero in (1, 2)),

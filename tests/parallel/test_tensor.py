@@ -222,7 +222,10 @@ def worst(results: list[dict[str, dict[str, float]]]) -> dict[str, tuple[float, 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("sequence", [False, True], ids=["tensor", "sequence"])
+BOTH = [pytest.param(False, id="tensor"), pytest.param(True, id="sequence", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("sequence", BOTH)
 def test_every_family_is_one_process(sequence: bool) -> None:
     cases = configs()
     assert {config["model_type"] for config in cases.values()} == set(FAMILIES)
@@ -230,7 +233,7 @@ def test_every_family_is_one_process(sequence: bool) -> None:
     assert {case: figure for case, figure in found.items() if not figure[0] < 1e-10} == {}
 
 
-@pytest.mark.parametrize("sequence", [False, True], ids=["tensor", "sequence"])
+@pytest.mark.parametrize("sequence", BOTH)
 def test_four_ranks(sequence: bool) -> None:
     """Also a norm over all heads, sinks per head, and experts."""
     four = {name: small_config(name, 100, num_key_value_heads=4) for name in ("olmo2", "gpt_oss", "qwen2_moe")}
@@ -238,6 +241,7 @@ def test_four_ranks(sequence: bool) -> None:
     assert {case: figure for case, figure in found.items() if not figure[0] < 1e-10} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 3])
 def test_with_copies(zero: Literal[0, 1, 3]) -> None:
     sizes = Parallel(data=2, tensor=2, zero=zero, sequence=zero != 1)
