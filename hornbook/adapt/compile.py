@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.utils import cumulative_time_spent_ns
 
 from hornbook.errors import UserError
 from hornbook.model.block import BlockLayer
@@ -35,6 +34,8 @@ def compile_blocks(model: nn.Module) -> None:
 
 def compile_seconds() -> float:
     """How long this process has compiled."""
+    from torch._dynamo.utils import cumulative_time_spent_ns  # slow to import
+
     return cumulative_time_spent_ns["entire_frame_compile"] / 1e9
 
 

@@ -103,6 +103,7 @@ def test_two_processes_give_one_process_rows_and_one_goes_on_where_two_were_stop
     assert furthest(*weights) < 1e-4
 
 
+@pytest.mark.slow
 def test_two_stages_of_a_pipeline_give_one_process_rows_and_looks(recipe: Path, alone: Path) -> None:
     """Held-out text and samples too, at which the first stage looks for both."""
     out = recipe.parent / "stages"
@@ -120,6 +121,7 @@ def test_two_stages_of_a_pipeline_give_one_process_rows_and_looks(recipe: Path, 
     assert looks == 4
 
 
+@pytest.mark.slow
 def test_torchrun_goes_on_by_itself_when_a_process_is_killed(recipe: Path) -> None:
     whole, broken = recipe.parent / "whole", recipe.parent / "broken"
     finished(started(recipe, whole, 2, *COPIES))

@@ -64,5 +64,6 @@ def test_every_width_compiles_and_fits_into_shared_memory(dtype: str, widths: st
     assert compiled(tmp_path, dtype, widths, "80,90", "rest") == 3 * len(widths.split(",")) + 5
 
 
+@pytest.mark.slow
 def test_each_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     assert compiled(tmp_path, "float16", "16", "90", "rest") == 3 + 5

@@ -121,7 +121,7 @@ def refusal(rank: int, config: dict[str, Any]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_router_is_one_process(world: int) -> None:
     for figures in ranks(world).run(all_compared):
         assert {name: figure for name, figure in figures.items() if not figure < 1e-10} == {}

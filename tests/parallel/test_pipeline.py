@@ -212,7 +212,7 @@ def dropping(rank: int) -> dict[str, float]:
     return {"loss": abs(total - loss), "whole": furthest(found, expected), "gpipe": furthest(found, other), **recomputed}
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_dropout_falls_as_each_stage_draws_it_and_recomputed_as_before(world: int) -> None:
     for far in ranks(world).run(dropping):
         assert max(far.values()) < 1e-10, far

@@ -68,7 +68,11 @@ def rank_trains(rank: int, sizes: Parallel, cases: list[tuple[dict[str, Any], st
     return found
 
 
-@pytest.mark.parametrize("sizes", COPIES, ids=lambda sizes: f"{sizes.data}-zero{sizes.zero}")
+@pytest.mark.parametrize(
+    "sizes",
+    [*COPIES[:-2], pytest.param(COPIES[-2], marks=pytest.mark.slow), COPIES[-1]],
+    ids=lambda sizes: f"{sizes.data}-zero{sizes.zero}",
+)
 def test_copies_learn_what_one_process_learns(sizes: Parallel) -> None:
     cases = [(TIED, "adamw"), (GPT2, "muon")]
     told = ranks(sizes.world).run(rank_trains, sizes, cases)
@@ -95,11 +99,11 @@ def go(sizes: Parallel, kind: str, folder: Path, steps: int) -> dict[str, torch.
     return ranks(sizes.world).run(rank_saves, sizes, kind, folder, steps)[0]
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", [pytest.param("adamw", marks=pytest.mark.slow), "muon", "sgd"])
 def test_a_run_goes_on_with_any_number_of_copies(tmp_path: Path, kind: str) -> None:
-    """Ten steps so, the others so: every pair of one process, copies on 2 ranks, ZeRO 3 on 2, ZeRO 1 on 4."""
+    """Ten steps so, the others so: every pair of one process, copies on 2 ranks, ZeRO 3 on 2, ZeRO 1 on 4 (the default: of two)."""
     ways = [Parallel(), Parallel(data=2), Parallel(data=2, zero=3), Parallel(data=4, zero=1)]
-    if kind == "muon":
+    if kind != "adamw":
         ways = [Parallel(), Parallel(data=2, zero=3)]
     wanted = weights(trained(Team(), TIED, kind)[0])
     for number, first in enumerate(ways):
