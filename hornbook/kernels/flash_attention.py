@@ -128,6 +128,14 @@ def _forward(
 
 
 @triton.jit
+def _again(q, k, v, dy, log_z, delta, seen, scale):
+    """P and dS of a tile (M, N), for the backward pass."""
+    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    p = tl.where(seen, tl.exp(score - log_z[:, None]), 0.0)
+    return p, p * (tl.dot(dy, tl.trans(v), input_precision="ieee") - delta[:, None])
+
+
+@triton.jit
 def _backward_q(
     q_ptr, k_ptr, v_ptr, y_ptr, dy_ptr, log_z_ptr, delta_ptr, dq_ptr, queries, keys, scale,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
@@ -151,9 +159,7 @@ def _backward_q(
         k = tl.load(k_ptr + k_at, mask=k_inside, other=0.0)
         v = tl.load(v_ptr + k_at, mask=k_inside, other=0.0)
         seen = _seen(i[:, None], j[None, :], queries, keys, CAUSAL, WINDOW)
-        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        p = tl.where(seen, tl.exp(score - log_z[:, None]), 0.0)
-        ds = p * (tl.dot(dy, tl.trans(v), input_precision="ieee") - delta[:, None])
+        _, ds = _again(q, k, v, dy, log_z, delta, seen, scale)
         dq += tl.dot(ds.to(k.dtype), k, input_precision="ieee")
     tl.store(dq_ptr + q_at, (dq * scale).to(dq_ptr.dtype.element_ty), mask=q_inside)
 
@@ -186,10 +192,8 @@ def _backward_kv(
             log_z = tl.load(log_z_ptr + per_query, mask=i < queries, other=0.0)
             delta = tl.load(delta_ptr + per_query, mask=i < queries, other=0.0)
             seen = _seen(i[:, None], j[None, :], queries, keys, CAUSAL, WINDOW)
-            score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-            p = tl.where(seen, tl.exp(score - log_z[:, None]), 0.0)
+            p, ds = _again(q, k, v, dy, log_z, delta, seen, scale)
             dv += tl.dot(tl.trans(p).to(dy.dtype), dy, input_precision="ieee")
-            ds = p * (tl.dot(dy, tl.trans(v), input_precision="ieee") - delta[:, None])
             dk += tl.dot(tl.trans(ds).to(q.dtype), q, input_precision="ieee")
     tl.store(dk_ptr + k_at, (dk * scale).to(dk_ptr.dtype.element_ty), mask=k_inside)
     tl.store(dv_ptr + k_at, dv.to(dv_ptr.dtype.element_ty), mask=k_inside)
