@@ -13,6 +13,7 @@ import sys
 import traceback
 
 import hornbook
+from hornbook.cli.allocator import keep_memory
 from hornbook.errors import Interrupted, UserError
 from hornbook.ranks import Said, speaks
 
@@ -49,6 +50,7 @@ def usage() -> str:
 
 
 def main() -> None:
+    keep_memory(sys.argv[1:])
     sys.exit(run(sys.argv[1:]))
 
 

@@ -132,7 +132,7 @@ class AttentionLayer(nn.Module):
             if self.bias is not None:
                 bias = self.bias(positions_bt, positions_bs, q_bthk.dtype)
         dropout = spec.dropout if self.training else 0.0
-        if spec.dropout_kind == "keys":  # outside the kernel, which loses its fastest path to a dropout within
+        if dropout and spec.dropout_kind == "keys":  # outside the kernel, which loses its fastest path to a dropout within
             v_bsgk, dropout = v_bsgk * F.dropout(torch.ones_like(v_bsgk[..., :1]), dropout), 0.0
         return q_bthk, k_bsgk, v_bsgk, Scores(mask, bias, causal, spec.scale, spec.softcap, self.sinks, dropout)
 

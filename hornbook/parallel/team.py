@@ -6,6 +6,7 @@ Where there is one process, every sum is the number itself and nothing is sent.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -133,11 +134,9 @@ class Team:
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised.tolist()]
 
-    def norm(self, model: TransformerModel) -> Tensor:
-        """The 2-norm of all ranks' gradients together: those that are cut are summed over the axes that cut them."""
-        owned = None if self.pipeline is None else self.pipeline.share.owned
-        own = [parameter for name, parameter in model.named_parameters() if owned is None or name in owned]
-        gradients = [parameter.grad for parameter in own if parameter.grad is not None]
+    def norm(self, named: Mapping[str, Tensor]) -> Tensor:
+        """The 2-norm of all ranks' gradients together, by name: those that are cut are summed over the axes that cut them."""
+        gradients = [each for name, each in named.items() if self.pipeline is None or name in self.pipeline.share.owned]
         if self.mesh is None:
             return torch.nn.utils.get_total_norm(gradients)
         import torch.distributed as dist

@@ -193,10 +193,10 @@ def gradients(
     own = batches if team.counts else []
     sizes = sum(batch.tokens_bt.numel() for batch in own), sum(batch.text_bytes for batch in own)
     nats, targets, tokens, text_bytes, *more = team.sums(total, count, *sizes, *metrics.values())
-    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    mine = [plain(gradient) for gradient in found]
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    mine = [plain(gradient) for gradient in found.values()]
     torch._foreach_div_(mine, (torch.as_tensor(targets).clamp(min=1) * precision.scale).to(mine[0]))
-    norm = team.norm(model)
+    norm = team.norm(found)
     sums = {name: float(value) for name, value in zip(metrics, more, strict=True)}
     return Step(batches, position, numbers, float(nats), int(targets), int(tokens), int(text_bytes), float(norm), norm, sums)
 
