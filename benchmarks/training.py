@@ -2,12 +2,13 @@
 
     python -m benchmarks.training --nanogpt CLONE       (a clone of karpathy/nanoGPT; without it that peer is left out)
 
-All train the same GPT-2 shape in float32 from the same weights on the same batches with AdamW, clipped at 1. hornbook is `fit`
-itself, its reading of the data included; nanoGPT does what its train.py does per step, batches made beforehand; Trainer is
-Trainer with everything that reports turned off, timed by a callback that leaves its start out; transformers' model in nanoGPT's
-loop is there for information. Blocks of steps take turns, the order turns too; ratios are taken within a round. --memory adds the
-peak of one step of GPT-2 124M from the allocator's own record, less weights, moments and gradients in full, whether or not they are
-there yet at the peak. --losses is how far the first losses may differ. Peers: see requirements.txt.
+All train the same GPT-2 shape in float32 from the same weights on the same batches with AdamW, clipped at 1, each in a process of
+its own, started as its users start it: hornbook's with the memory settings of `hornbook pretrain` (hornbook/cli/allocator.py);
+without them, compiled, and nanoGPT with them are there for information. hornbook is `fit` itself, its reading of the data included;
+nanoGPT does what its train.py does per step, batches made beforehand; Trainer is Trainer with everything that reports turned off,
+timed by a callback that leaves its start out. Blocks of steps take turns, the order turns too; ratios are taken within a round.
+--memory adds the peak of one step of GPT-2 124M from the allocator's own record, less weights, moments and gradients in full,
+whether or not they are there yet at the peak. --losses is how far the first losses may differ. Peers: see requirements.txt.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import io
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,8 +37,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from hornbook.adapt.compile import compile_blocks
 from hornbook.adapt.dropout import attention_dropout
 from hornbook.adapt.recompute import KINDS, recompute
+from hornbook.cli.allocator import tunables
 from hornbook.data.batches import Batches, StreamRows
 from hornbook.families import build, family
 from hornbook.families.weights import from_published
@@ -47,6 +51,8 @@ from hornbook.train.objective import causal_lm
 RATE, DECAY, BETAS = 6e-4, 0.1, (0.9, 0.99)
 CLOCK = [time.perf_counter]  # --cpu-time: the processor's own seconds, where others use the machine
 CHECKED = 4  # steps whose losses are compared
+USUAL, COMPILED, WEIGHTS = "hornbook, usual memory", "hornbook, compiled", "hornbook, dropout of weights"
+KEPT = "nanoGPT, memory kept"  # as hornbook keeps it
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers keeps them the other way round
 
 
@@ -201,11 +207,9 @@ class TrainerPeer:
         return clock.ends[-1] - clock.ends[0]
 
 
-def losses_agree(ours: Hornbook, theirs: Plain, most: float) -> dict[str, Any]:
+def losses_agree(ours: Process, theirs: Process, most: float) -> dict[str, Any]:
     """The first steps of both, from the same weights on the same batches."""
-    found: dict[str, list[float]] = {"hornbook": [], "nanoGPT": []}
-    ours.train(CHECKED, found["hornbook"].append)
-    theirs.train(CHECKED, found["nanoGPT"].append)
+    found = {"hornbook": ours.losses(), "nanoGPT": theirs.losses()}
     apart = max(abs(a - b) for a, b in zip(*found.values(), strict=True))
     print("  first losses: " + "; ".join(f"{name} " + " ".join(f"{x:.6f}" for x in each) for name, each in found.items()))
     print(f"  largest difference {apart:.1e} (at most {most:.0e})")
@@ -214,26 +218,90 @@ def losses_agree(ours: Hornbook, theirs: Plain, most: float) -> dict[str, Any]:
     return {**found, "largest_difference": apart}
 
 
-def measure(row: Row, clone: Path | None, rounds: int, most: float) -> dict[str, Any]:
-    """Tokens per second of each peer, and how many times as fast hornbook is, with quartiles over the rounds."""
+def peer(name: str, row: Row, clone: Path | None) -> Any:
+    """The one of that name, with the weights that all begin from."""
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(row.config())
-    peers: dict[str, Any] = {"hornbook": Hornbook(row, theirs)}
-    if clone is not None:
-        peers["nanoGPT"] = nanogpt(row, clone, theirs)
-    agreed = None
-    if clone is not None and row.dropout == 0:
-        agreed = losses_agree(peers["hornbook"], peers["nanoGPT"], most)
-    peers |= {"transformers Trainer": TrainerPeer(row, theirs), "transformers, plain loop": transformers_plain(row, theirs)}
-    if row.dropout:  # where hornbook's own is one of keys: see adapt/dropout.py
-        peers["hornbook, dropout of weights"] = Hornbook(row, theirs, "weights")
-    seconds: dict[str, list[float]] = {name: [] for name in peers}
-    names = list(peers)
-    for name in names:
-        peers[name].train(2)  # warms up
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            seconds[name].append(peers[name].train(row.steps))
+    if name.startswith("nanoGPT"):
+        assert clone is not None
+        return nanogpt(row, clone, theirs)
+    if name == "transformers Trainer":
+        return TrainerPeer(row, theirs)
+    ours = Hornbook(row, theirs, "weights" if name == WEIGHTS else "keys")
+    if name == COMPILED:
+        compile_blocks(ours.model)
+    return ours
+
+
+class Process:
+    """A peer in a process of its own, started as its users start it: hornbook's keeps its memory, as `hornbook pretrain` does."""
+
+    def __init__(self, name: str, row: str, clone: Path | None):
+        environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+        if name.startswith("hornbook") and name != USUAL or name == KEPT:
+            environment["GLIBC_TUNABLES"] = tunables()
+        words = [
+            "--peer",
+            name,
+            "--rows",
+            row,
+            *(["--nanogpt", str(clone)] if clone else []),
+            *(["--cpu-time"] if CLOCK[0] is time.process_time else []),
+        ]
+        command = [sys.executable, "-m", "benchmarks.training", *words]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def ask(self, question: dict[str, Any]) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps(question), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"a peer ended with {self.process.wait()}")
+        return json.loads(answer)
+
+    def train(self, steps: int) -> float:
+        return float(self.ask({"steps": steps}))
+
+    def losses(self) -> list[float]:
+        return list(self.ask({"steps": CHECKED, "losses": True}))
+
+
+def serve(name: str, row: Row, clone: Path | None) -> None:
+    """Answer the questions of a `Process` until there are none."""
+    given = peer(name, row, clone)
+    for line in sys.stdin:
+        question, losses = json.loads(line), list[float]()
+        with contextlib.redirect_stdout(sys.stderr):
+            seconds = given.train(question["steps"], losses.append) if "losses" in question else given.train(question["steps"])
+        print(json.dumps(losses or seconds), flush=True)
+
+
+def measure(title: str, clone: Path | None, rounds: int, most: float) -> dict[str, Any]:
+    """Tokens per second of each peer, and how many times as fast hornbook is, with quartiles over the rounds."""
+    row = ROWS[title]
+    names = [
+        "hornbook",
+        *(["nanoGPT", KEPT] if clone else []),
+        "transformers Trainer",
+        USUAL,
+        COMPILED,
+        *([WEIGHTS] if row.dropout else []),
+    ]
+    peers = {name: Process(name, title, clone) for name in names}
+    try:
+        agreed = None
+        if clone is not None and row.dropout == 0:
+            agreed = losses_agree(peers["hornbook"], peers["nanoGPT"], most)
+        seconds: dict[str, list[float]] = {name: [] for name in peers}
+        for each in peers.values():
+            each.train(2)  # warms up
+        for number in range(rounds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                seconds[name].append(peers[name].train(row.steps))
+    finally:
+        for each in peers.values():
+            each.process.kill()
     tokens = row.steps * row.block * row.batch
     return {
         "clock": CLOCK[0].__name__, "steps_per_block": row.steps, "rounds": rounds, "first_losses": agreed,
@@ -304,14 +372,17 @@ def main() -> None:
     parser.add_argument("--losses", type=float, default=1e-4)
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor: where others use it, too")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
     given = parser.parse_args()
     CLOCK[0] = time.process_time if given.cpu_time else time.perf_counter
     transformers.logging.set_verbosity_error()
+    if given.peer:
+        return serve(given.peer, ROWS[given.rows], given.nanogpt)
     record = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     for title in filter(None, given.rows.split(",")):
         print(f"\n{title}: {ROWS[title]}")
-        found = measure(ROWS[title], given.nanogpt, given.rounds, given.losses)
+        found = measure(title, given.nanogpt, given.rounds, given.losses)
         record.setdefault("rows", {})[title] = {**found, "machine": machine()}
         for name, (low, median, high) in found["times_as_fast"].items():
             speed = found["tokens_per_second"][name][1]

@@ -19,11 +19,16 @@ TUNABLES = {
 }
 
 
+def tunables() -> str:
+    """What stands in the environment's GLIBC_TUNABLES."""
+    return ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+
+
 def keep_memory(arguments: list[str]) -> None:
     """Begin this process again with `TUNABLES` if it is to train, where its C library has them and the user has set none."""
     if not arguments or arguments[0] not in TRAINING or "GLIBC_TUNABLES" in os.environ:
         return
     if sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names:
         return
-    os.environ["GLIBC_TUNABLES"] = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+    os.environ["GLIBC_TUNABLES"] = tunables()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
