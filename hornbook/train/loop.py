@@ -121,7 +121,9 @@ def fit(
     model: TransformerModel, batches: BatchSource, objective: Objective, optimizer: Optimizers, schedule: Schedule, run: Run,
     hooks: Sequence[Hook] = (),
 ) -> TrainState:  # fmt: skip
-    """Train until `run.steps`. Raises `Interrupted` after saving when a signal asked for it, `UserError` when steps stay odd."""
+    """Train until `run.steps`. A signal that asked for it raises `Interrupted` after saving, also in the last step, and
+    `KeyboardInterrupt` where there is no folder or all is done; `UserError` when steps stay odd.
+    """
     team = run.team
     if not team.first:
         run = replace(run, log=ignore, say=ignore)
@@ -159,16 +161,16 @@ def fit(
             elif hooks and (last or _divides(run.hook_every, state.step)):
                 figures = _call(hooks, state.step, model, run)
                 due = parts.best.beaten_by(state.step, figures.get(run.keep_best)) or due
-            # Asked once: a signal that comes after this line is seen one step later, with a save.
+            # Asked once: a signal that comes after this line is seen one step later, with a save, or by `Stop` when all is done.
             due, asked, late = team.any(due, stop.asked, time.perf_counter() - saved > run.save_seconds)
             if run.folder and (due or asked or late):
                 record = {"name": run.name, **{name: part.state() for name, part in vars(parts).items()}}
                 keep = Keep(back=run.save_every, every=run.keep_every, best=parts.best.step)
                 saver.save(snapshot(state.step, model, optimizer, batches.state(), record), keep)
                 saved = time.perf_counter()
-            if asked and not last:
+            if asked:
                 saver.finish()
-                raise Interrupted(run.resume)
+                raise Interrupted(run.resume) if run.folder else KeyboardInterrupt
     model.eval()
     return state
 
