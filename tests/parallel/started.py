@@ -5,6 +5,7 @@ Ranks are forked from the server that `pool` has, which has imported everything:
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -73,6 +74,9 @@ class Started:
         until, mine = time.monotonic() + patience, [self.processes[rank] for rank in of or range(self.world)]
         for process in mine:
             process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():  # where it hangs
+                os.kill(process.pid or 0, signal.SIGUSR1)
+                time.sleep(0.2)
         codes = [process.exitcode for process in mine]
         for process in self.processes:
             process.kill()
@@ -103,6 +107,7 @@ def last_state(folder: Path) -> dict[str, bytes]:
 
 def _rank(rank: int, world: int, port: int, folder: Path, settings: dict[str, Any]) -> None:
     torch.set_num_threads(1)
+    faulthandler.register(signal.SIGUSR1)
     if world > 1:
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in places.items()})
