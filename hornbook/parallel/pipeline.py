@@ -235,22 +235,32 @@ class Pipeline:
 
     @torch.no_grad()
     def whole(self) -> TransformerModel:
-        """A copy of the whole model, for what cannot look through stages; it is filled in the first of them. All must ask."""
-        parameters = {name for name, _ in self.model.named_parameters()}
+        """A copy of the whole model, with its gradients where it has some, for what cannot look through stages; it is filled in the
+        first of them. All must ask.
+        """
+        names, owned, parameters = self.share.names, self.share.owned, dict(self.model.named_parameters())
         own = {
-            self.share.names.get(name, name): entire(value).cpu() for name, value in self.model.state_dict().items()
-            if name in self.share.owned or name not in parameters
+            names.get(name, name): entire(value).cpu() for name, value in self.model.state_dict().items()
+            if name in owned or name not in parameters
         }  # fmt: skip
+        slopes = {
+            names[name]: entire(value.grad).cpu() for name, value in parameters.items() if name in owned and value.grad is not None
+        }
         stages: list[Any] = [None] * self.stages
-        dist.all_gather_object(stages, own, group=self.group)
-        found = self.model.spec.build()
+        dist.all_gather_object(stages, (own, slopes), group=self.group)
+        first = next(iter(parameters.values()))
+        found = self.model.spec.build().to(first.device, first.dtype)
         found.config = self.model.config
         if self.stage == 0:
-            missing, unknown = found.load_state_dict({name: value for part in stages for name, value in part.items()}, strict=False)
+            missing, unknown = found.load_state_dict(
+                {name: value for part, _ in stages for name, value in part.items()}, strict=False
+            )
             assert set(missing) <= {name for name, _ in found.ties} and not unknown
             found.tie()
-        first = next(self.model.parameters())
-        return found.to(first.device, first.dtype)
+            for name, slope in [pair for _, part in stages for pair in part.items()]:
+                parameter = found.get_parameter(name)
+                parameter.grad = slope.to(parameter)
+        return found
 
     def _run(self, batches: list[Batch], look: Look, training: bool) -> list[Any]:
         rows = max(batch.tokens_bt.shape[:2].numel() for batch in batches)

@@ -210,15 +210,17 @@ def _left_out(
     step = replace(step, batches=run.team.gathered(step.batches))
     run.log({"stage": run.stage, "step": number, "left_out": odd})
     place = None
-    if run.folder and not run.team.pipeline:  # no stage of a pipeline can look at a batch alone
+    if run.folder:
         about = {"stage": run.stage, "objective": getattr(objective, "__name__", ""), "precision": precision.state()}
         about["config"] = model.config
         kept, folder, device = random_numbers(), run.folder / "incidents", next(model.parameters()).device
+        pipeline = run.team.pipeline  # no stage of which can look at a batch alone: the first rank has it whole and looks
+        met = pipeline.whole() if pipeline else model
 
-        def look(batch: Batch) -> Loss:
-            return objective(model, moved(batch, device))
+        def look(batch: Batch) -> Loss | None:
+            return objective(met, moved(batch, device)) if run.team.first or not pipeline else None
 
-        place = write_incident(folder, odd, number, step, model, about, run.describe, look)
+        place = write_incident(folder, odd, number, step, met, about, run.describe, look)
         set_random_numbers(kept)  # that the step was looked at changes nothing that follows
     run.say(f"step {number} of {run.stage} is left out: {odd}" + (f" ({place})" if place else ""))
 

@@ -56,7 +56,7 @@ class Started:
 
     def at(self, step: int) -> Started:
         """Waits until the run has logged that step, or ended."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while max((row["step"] for row in rows(self.folder)), default=0) < step and self.processes[0].is_alive():
             assert time.monotonic() < until, "the run does not get so far"
             time.sleep(0.002)
@@ -69,7 +69,7 @@ class Started:
                 os.kill(self.processes[rank].pid or 0, number)
         return time.monotonic()
 
-    def ended(self, patience: float = 60.0, of: tuple[int, ...] = ()) -> list[int | None]:
+    def ended(self, patience: float = 180.0, of: tuple[int, ...] = ()) -> list[int | None]:
         """The exit codes of all, or of some, within so many seconds; whoever still runs then is ended, with None."""
         until, mine = time.monotonic() + patience, [self.processes[rank] for rank in of or range(self.world)]
         for process in mine:
