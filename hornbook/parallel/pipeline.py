@@ -158,9 +158,16 @@ class _Stage(nn.Module):
         super().__init__()
         self.model, self.first, self.last = model, first, last
         self.batches, self.look, self.kept, self.rows = list[Batch](), cast(Look, None), list[Any](), 0
+        self.before_last: Callable[[], None] | None = None
 
     def forward(self, x_nd: Tensor, *, index: Tensor) -> Tensor:
-        batch = self.batches[int(index)]
+        found, before_last = self._forward(x_nd, int(index)), self.before_last
+        if before_last and int(index) + 1 == len(self.batches):  # both schedules go back in the order of the micro-batches
+            found.register_hook(lambda _: before_last())
+        return found
+
+    def _forward(self, x_nd: Tensor, index: int) -> Tensor:
+        batch = self.batches[index]
         size = batch.tokens_bt.shape[:2]
         x = None if self.first else x_nd[: size.numel()].unflatten(0, size)
         try:
@@ -196,11 +203,12 @@ class Pipeline:
     def gradients(
         self, batches: list[Batch], objective: Callable[[TransformerModel, Batch], Loss],
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext, scale: float = 1.0,
+        before_last: Callable[[], None] | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Fill `.grad`, which must be empty, for the summed loss of all micro-batches times `scale`; its total (float64) and count.
 
         Both are zero but in the last stage. Every rank of the pipeline gives the same batches. Parameters that several stages
-        hold have the same, whole gradient in each.
+        hold have the same, whole gradient in each. `before_last` is called when the last micro-batch's backward pass begins here.
         """
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             raise ValueError("the gradients of a pipeline start from None: call zero_grad(set_to_none=True) first")
@@ -212,6 +220,7 @@ class Pipeline:
 
         total = torch.zeros((), dtype=torch.float64, device=batches[0].tokens_bt.device)
         count = torch.zeros((), dtype=torch.long, device=total.device)
+        self._stage.before_last = before_last
         for more, asked in self._run(batches, look, training=True):
             total, count = total + more, count + asked
         for name, group in self._shared.items():
@@ -229,6 +238,7 @@ class Pipeline:
             found = function(model, batch)
             return torch.zeros((), device=batch.tokens_bt.device), found
 
+        self._stage.before_last = None
         few = 4 * self.stages  # at a time: the engine keeps what each micro-batch sent
         cuts = [batches[start : start + few] for start in range(0, len(batches), few)]
         return [found for some in cuts for found in self._run(some, look, training=False)]

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -190,7 +191,9 @@ def gradients(
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count
         metrics = {name: metrics.get(name, 0) + value.detach() for name, value in loss.metrics.items()}
     if team.pipeline:  # which takes the micro-batches through its stages in an order of its own
-        total, count = team.pipeline.gradients(batches, objective, precision.autocast, precision.scale)
+        team.before_micro_batch(model, last=len(batches) == 1)
+        last = partial(team.before_micro_batch, model, last=True)
+        total, count = team.pipeline.gradients(batches, objective, precision.autocast, precision.scale, last)
     team.after_micro_batches(model)
     own = batches if team.counts else []
     sizes = sum(batch.tokens_bt.numel() for batch in own), sum(batch.text_bytes for batch in own)
