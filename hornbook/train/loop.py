@@ -133,7 +133,7 @@ def fit(
     state = _restored(model, batches, optimizer, parts, run)
     saved = time.perf_counter()
     model.train()
-    with Stop() as stop, Saver(run.folder) as saver, team.watched():
+    with Stop() as stop, team.watched(), Saver(run.folder) as saver:
         while state.step < run.steps:
             position = batches.state()
             taken = parts.meter.taken(batches, run.accumulate)

@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from hornbook.batch import Batch, Loss
+from hornbook.checkpoint import saver
+from hornbook.checkpoint.state import Keep, Snapshot, write_snapshot
 from hornbook.data.batches import Batches
 from hornbook.errors import Interrupted, UserError
 from hornbook.files import append_line, read_lines
@@ -40,14 +42,15 @@ LATE = {0, SAVED, LEFT, -signal.SIGTERM}  # for a signal that comes when the las
 
 class Started:
     """`settings`: steps; patience: of a rank for the others; listen: seconds for a sign of life; save_seconds;
-    stalled: ranks whose fifth step does not end."""
+    stalled: ranks whose fifth step does not end; frozen: ranks that stand still when they write the last state.
+    """
 
     def __init__(self, folder: Path, world: int = 1, **settings: Any):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.folder, self.world = folder, world
-        usual = {"steps": STEPS, "patience": 60.0, "listen": 1.5, "save_seconds": 1.0, "stalled": ()}
+        usual = {"steps": STEPS, "patience": 60.0, "listen": 1.5, "save_seconds": 1.0, "stalled": (), "frozen": ()}
         self.processes = [
             server().Process(target=_rank, args=(rank, world, port, folder, usual | settings), daemon=True) for rank in range(world)
         ]
@@ -136,6 +139,12 @@ def _train(rank: int, team: module.Team, folder: Path, settings: dict[str, Any])
             time.sleep(1000)
         return causal_lm(model, batch)
 
+    def write(folder: Path, found: Snapshot, keep: Keep) -> None:
+        if found.step == steps and rank in settings["frozen"]:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        write_snapshot(folder, found, keep)
+
+    saver.write_snapshot = write
     run = Run(
         steps=steps, folder=folder / "states", save_seconds=settings["save_seconds"], log_every=1, name="one", team=team,
         log=lambda row: append_line(folder / "metrics.jsonl", row),

@@ -124,7 +124,7 @@ def test_a_signal_at_any_moment_saves_and_costs_nothing(whole: Path, world: int,
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("count", [100])
+@pytest.mark.parametrize("count", [50])
 def test_many_signals(count: int, whole: Path, world: int, tmp_path: Path) -> None:
     took, dice, runs = list[float](), random.Random(world), 0
     while len(took) < count:
@@ -182,6 +182,12 @@ def test_a_dead_rank_of_four_is_named(guilty: int, tmp_path: Path) -> None:
 def test_a_rank_that_hangs_while_its_heart_beats_is_named(settings: dict[str, float], tmp_path: Path) -> None:
     started = Started(tmp_path / "run", 2, stalled=(1,), **settings).at(4)
     assert_named(started, 1, time.monotonic(), "hangs")
+
+
+def test_a_rank_that_stands_still_while_the_last_state_is_written_is_named(tmp_path: Path) -> None:
+    """Nothing else is left to do, and a state of any size may take its time."""
+    started = Started(tmp_path / "run", 2, frozen=(1,), save_seconds=1e9, **HASTY).at(STEPS)
+    assert_named(started, 1, time.monotonic(), "gives no sign of life")
 
 
 # --- R8: one folder, two runs -----------------------------------------------------------------------------------------------------
