@@ -119,6 +119,18 @@ def _tell(said: dict[str, Any], group: ProcessGroup | None) -> dict[str, Any]:
     return dict(json.loads(bytes(text.tolist())))
 
 
+def all_of_us(flag: bool) -> bool:
+    """True where the flag is true on every rank: a collective."""
+    if not several():
+        return flag
+    import torch
+    import torch.distributed as dist
+
+    lowered = torch.tensor([not flag], dtype=torch.uint8)
+    dist.all_reduce(lowered, dist.ReduceOp.MAX)
+    return not lowered.item()
+
+
 @cache
 def patient_group(use: Literal["waiting", "saving"]) -> ProcessGroup | None:
     """All ranks, for what may take long: what they wait for, or the saving that a thread does meanwhile.

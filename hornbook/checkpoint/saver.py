@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,9 @@ from typing import Any
 from hornbook.checkpoint.state import Keep, Snapshot, state_bytes, write_snapshot
 from hornbook.errors import UserError
 from hornbook.model import TransformerModel
-from hornbook.ranks import patient_group, several
+from hornbook.ranks import all_of_us, patient_group, several
+
+ASK = 0.02  # seconds between two looks at a write that another rank has not ended
 
 
 class Saver:
@@ -34,7 +37,11 @@ class Saver:
         threading.Thread(target=self._write, args=(found, keep, self._writing), daemon=True).start()
 
     def finish(self) -> None:
-        """Wait for what is being written."""
+        """Wait for what is being written. Several ranks, which all must call this, ask each other meanwhile: so one that hangs in
+        its part is found as in a step, and yet the writing has all the time that it needs.
+        """
+        while several() and not all_of_us(self._writing.done()):
+            time.sleep(ASK)
         self._writing.result()
 
     def _write(self, found: Snapshot, keep: Keep, future: Future[None]) -> None:

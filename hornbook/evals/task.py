@@ -77,7 +77,7 @@ def bits_per_byte(
     special = torch.tensor(sorted(specials), dtype=torch.long)
     for start in range(0, len(windows), batch):
         group = windows[start : start + batch]
-        losses_bt = _losses(model, [ids for _, ids, _ in group], [scored for _, _, scored in group], special)
+        losses_bt = _losses(model, [ids for _, ids, _ in group], [scored for _, _, scored in group], tokenizer.vocab_size, special)
         for (number, ids, scored), row in zip(group, losses_bt, strict=True):
             nats[number] += float(row.sum())
             tokens += sum(token not in specials for token in ids[len(ids) - scored :])
@@ -98,16 +98,21 @@ def _windows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> Iterat
 
 
 @torch.inference_mode()
-def _losses(model: TransformerModel, rows: Sequence[Sequence[int]], scored: Sequence[int], special: torch.Tensor) -> torch.Tensor:
-    """Nats of each target (B, T), zero where it is not scored. Rows are padded on the right, which a causal model cannot see."""
+def _losses(
+    model: TransformerModel, rows: Sequence[Sequence[int]], scored: Sequence[int], vocab: int, special: torch.Tensor | None = None
+) -> torch.Tensor:  # fmt: skip
+    """Nats of each target (B, T), zero where it is not scored or `special`. Rows are padded on the right, which a causal model
+    cannot see. The model's rows from `vocab` on stand for no token and are never said: they have no probability.
+    """
     device, width = next(model.parameters()).device, max(map(len, rows)) - 1
     tokens_bt = torch.zeros((len(rows), width), dtype=torch.long)
     targets_bt = torch.full((len(rows), width), IGNORE)
     for row, (ids, count) in enumerate(zip(rows, scored, strict=True)):
         tokens_bt[row, : len(ids) - 1] = torch.tensor(ids[:-1])
         targets_bt[row, len(ids) - 1 - count : len(ids) - 1] = torch.tensor(ids[len(ids) - count :])
-    targets_bt = targets_bt.masked_fill(torch.isin(targets_bt, special), IGNORE)
-    logits_btv = model(tokens_bt.to(device)).float()
+    if special is not None:
+        targets_bt = targets_bt.masked_fill(torch.isin(targets_bt, special), IGNORE)
+    logits_btv = model(tokens_bt.to(device))[..., :vocab].float()
     return F.cross_entropy(logits_btv.transpose(1, 2), targets_bt.to(device), ignore_index=IGNORE, reduction="none").cpu()
 
 
@@ -141,10 +146,9 @@ def endings(model: TransformerModel, tokenizer: Tokenizer, pairs: Sequence[tuple
             raise UserError("a context must hold at least one token", where=f"{before!r}", fix="write something before the ending")
         rows.append([*before_ids, *ending_ids])
         counts.append(len(ending_ids))
-    none = torch.empty(0, dtype=torch.long)
     figures: list[float] = []
     for start in range(0, len(rows), batch):
-        losses_bt = _losses(model, rows[start : start + batch], counts[start : start + batch], none)
+        losses_bt = _losses(model, rows[start : start + batch], counts[start : start + batch], tokenizer.vocab_size)
         figures += [-float(row.sum()) for row in losses_bt]
     return figures
 

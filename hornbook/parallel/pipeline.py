@@ -158,9 +158,18 @@ class _Stage(nn.Module):
         super().__init__()
         self.model, self.first, self.last = model, first, last
         self.batches, self.look, self.kept, self.rows = list[Batch](), cast(Look, None), list[Any](), 0
+        self.before_last: Callable[[], None] | None = None
 
     def forward(self, x_nd: Tensor, *, index: Tensor) -> Tensor:
-        batch = self.batches[int(index)]
+        found, before_last = self._forward(x_nd, int(index)), self.before_last
+        if (
+            before_last and found.requires_grad and int(index) + 1 == len(self.batches)
+        ):  # both schedules go back in the order of the micro-batches
+            found.register_hook(lambda _: before_last())
+        return found
+
+    def _forward(self, x_nd: Tensor, index: int) -> Tensor:
+        batch = self.batches[index]
         size = batch.tokens_bt.shape[:2]
         x = None if self.first else x_nd[: size.numel()].unflatten(0, size)
         try:
@@ -196,11 +205,12 @@ class Pipeline:
     def gradients(
         self, batches: list[Batch], objective: Callable[[TransformerModel, Batch], Loss],
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext, scale: float = 1.0,
+        before_last: Callable[[], None] | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Fill `.grad`, which must be empty, for the summed loss of all micro-batches times `scale`; its total (float64) and count.
 
         Both are zero but in the last stage. Every rank of the pipeline gives the same batches. Parameters that several stages
-        hold have the same, whole gradient in each.
+        hold have the same, whole gradient in each. `before_last` is called when the last micro-batch's backward pass begins here.
         """
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             raise ValueError("the gradients of a pipeline start from None: call zero_grad(set_to_none=True) first")
@@ -212,6 +222,7 @@ class Pipeline:
 
         total = torch.zeros((), dtype=torch.float64, device=batches[0].tokens_bt.device)
         count = torch.zeros((), dtype=torch.long, device=total.device)
+        self._stage.before_last = before_last
         for more, asked in self._run(batches, look, training=True):
             total, count = total + more, count + asked
         for name, group in self._shared.items():
@@ -229,28 +240,39 @@ class Pipeline:
             found = function(model, batch)
             return torch.zeros((), device=batch.tokens_bt.device), found
 
+        self._stage.before_last = None
         few = 4 * self.stages  # at a time: the engine keeps what each micro-batch sent
         cuts = [batches[start : start + few] for start in range(0, len(batches), few)]
         return [found for some in cuts for found in self._run(some, look, training=False)]
 
     @torch.no_grad()
     def whole(self) -> TransformerModel:
-        """A copy of the whole model, for what cannot look through stages; it is filled in the first of them. All must ask."""
-        parameters = {name for name, _ in self.model.named_parameters()}
+        """A copy of the whole model, with its gradients where it has some, for what cannot look through stages; it is filled in the
+        first of them. All must ask.
+        """
+        names, owned, parameters = self.share.names, self.share.owned, dict(self.model.named_parameters())
         own = {
-            self.share.names.get(name, name): entire(value).cpu() for name, value in self.model.state_dict().items()
-            if name in self.share.owned or name not in parameters
+            names.get(name, name): entire(value).cpu() for name, value in self.model.state_dict().items()
+            if name in owned or name not in parameters
         }  # fmt: skip
+        slopes = {
+            names[name]: entire(value.grad).cpu() for name, value in parameters.items() if name in owned and value.grad is not None
+        }
         stages: list[Any] = [None] * self.stages
-        dist.all_gather_object(stages, own, group=self.group)
-        found = self.model.spec.build()
+        dist.all_gather_object(stages, (own, slopes), group=self.group)
+        first = next(iter(parameters.values()))
+        found = self.model.spec.build().to(first.device, first.dtype)
         found.config = self.model.config
         if self.stage == 0:
-            missing, unknown = found.load_state_dict({name: value for part in stages for name, value in part.items()}, strict=False)
+            missing, unknown = found.load_state_dict(
+                {name: value for part, _ in stages for name, value in part.items()}, strict=False
+            )
             assert set(missing) <= {name for name, _ in found.ties} and not unknown
             found.tie()
-        first = next(self.model.parameters())
-        return found.to(first.device, first.dtype)
+            for name, slope in [pair for _, part in stages for pair in part.items()]:
+                parameter = found.get_parameter(name)
+                parameter.grad = slope.to(parameter)
+        return found
 
     def _run(self, batches: list[Batch], look: Look, training: bool) -> list[Any]:
         rows = max(batch.tokens_bt.shape[:2].numel() for batch in batches)

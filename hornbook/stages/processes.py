@@ -49,10 +49,8 @@ def _process(
     own = both if zero == 0 else whole / sizes.parts + spread / sizes.data
     weights = both if zero == 0 else both + own if zero < 3 else own + outside * (1 - 1 / sizes.parts)
     holds = {"weights": weights, "gradients": both if zero < 2 else own, "first_moment": own, "second_moment": own}
-    # In a pipeline each micro-batch ends as if it were a step's only one.
-    steps, within = (micro_batches, 1) if sizes.pipeline > 1 else (1, micro_batches)
-    data = traffic.copies(whole, outside, sizes.parts, zero, within) + traffic.copies(spread, 0, sizes.data, zero, within)
-    sends = {"data": steps * data, **sent}
+    data = traffic.copies(whole, outside, sizes.parts, zero, micro_batches)
+    sends = {"data": data + traffic.copies(spread, 0, sizes.data, zero, micro_batches), **sent}
     return {
         "memory": _bytes({**holds, "total": sum(holds.values())}), "sent_per_step": _bytes({**sends, "total": sum(sends.values())}),
     }  # fmt: skip

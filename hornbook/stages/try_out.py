@@ -20,7 +20,7 @@ import torch
 from hornbook import families
 from hornbook.batch import Batch
 from hornbook.data.batches import Batches, Rows
-from hornbook.errors import Interrupted, UserError
+from hornbook.errors import UserError
 from hornbook.model import TransformerModel, initialize
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.schedule import warmup_decay
@@ -93,8 +93,6 @@ class Trials:
             fit(model, OneBatch(next(batches)) if one_batch else batches, causal_lm, optimizer, rates.__getitem__, run)
         except _Ended:
             pass
-        except Interrupted:
-            raise KeyboardInterrupt from None  # there is no state of a trial to save
         return model, losses
 
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,7 +122,9 @@ def fit(
     model: TransformerModel, batches: BatchSource, objective: Objective, optimizer: Optimizers, schedule: Schedule, run: Run,
     hooks: Sequence[Hook] = (),
 ) -> TrainState:  # fmt: skip
-    """Train until `run.steps`. Raises `Interrupted` after saving when a signal asked for it, `UserError` when steps stay odd."""
+    """Train until `run.steps`. A signal that asked for it raises `Interrupted` after saving, also in the last step, and
+    `KeyboardInterrupt` where there is no folder or all is done; `UserError` when steps stay odd.
+    """
     team = run.team
     if not team.first:
         run = replace(run, log=ignore, say=ignore)
@@ -130,7 +133,7 @@ def fit(
     state = _restored(model, batches, optimizer, parts, run)
     saved = time.perf_counter()
     model.train()
-    with Stop() as stop, Saver(run.folder) as saver, team.watched():
+    with Stop() as stop, team.watched(), Saver(run.folder) as saver:
         while state.step < run.steps:
             position = batches.state()
             taken = parts.meter.taken(batches, run.accumulate)
@@ -159,16 +162,16 @@ def fit(
             elif hooks and (last or _divides(run.hook_every, state.step)):
                 figures = _call(hooks, state.step, model, run)
                 due = parts.best.beaten_by(state.step, figures.get(run.keep_best)) or due
-            # Asked once: a signal that comes after this line is seen one step later, with a save.
+            # Asked once: a signal that comes after this line is seen one step later, with a save, or by `Stop` when all is done.
             due, asked, late = team.any(due, stop.asked, time.perf_counter() - saved > run.save_seconds)
             if run.folder and (due or asked or late):
                 record = {"name": run.name, **{name: part.state() for name, part in vars(parts).items()}}
                 keep = Keep(back=run.save_every, every=run.keep_every, best=parts.best.step)
                 saver.save(snapshot(state.step, model, optimizer, batches.state(), record), keep)
                 saved = time.perf_counter()
-            if asked and not last:
+            if asked:
                 saver.finish()
-                raise Interrupted(run.resume)
+                raise Interrupted(run.resume) if run.folder else KeyboardInterrupt
     model.eval()
     return state
 
@@ -188,7 +191,9 @@ def gradients(
         total, count = total.to(loss.total) + loss.total.detach(), count.to(loss.count) + loss.count
         metrics = {name: metrics.get(name, 0) + value.detach() for name, value in loss.metrics.items()}
     if team.pipeline:  # which takes the micro-batches through its stages in an order of its own
-        total, count = team.pipeline.gradients(batches, objective, precision.autocast, precision.scale)
+        team.before_micro_batch(model, last=len(batches) == 1)
+        last = partial(team.before_micro_batch, model, last=True)
+        total, count = team.pipeline.gradients(batches, objective, precision.autocast, precision.scale, last)
     team.after_micro_batches(model)
     own = batches if team.counts else []
     sizes = sum(batch.tokens_bt.numel() for batch in own), sum(batch.text_bytes for batch in own)
@@ -208,15 +213,17 @@ def _left_out(
     step = replace(step, batches=run.team.gathered(step.batches))
     run.log({"stage": run.stage, "step": number, "left_out": odd})
     place = None
-    if run.folder and not run.team.pipeline:  # no stage of a pipeline can look at a batch alone
+    if run.folder:
         about = {"stage": run.stage, "objective": getattr(objective, "__name__", ""), "precision": precision.state()}
         about["config"] = model.config
         kept, folder, device = random_numbers(), run.folder / "incidents", next(model.parameters()).device
+        pipeline = run.team.pipeline  # no stage of which can look at a batch alone: the first rank has it whole and looks
+        met = pipeline.whole() if pipeline else model
 
-        def look(batch: Batch) -> Loss:
-            return objective(model, moved(batch, device))
+        def look(batch: Batch) -> Loss | None:
+            return objective(met, moved(batch, device)) if run.team.first or not pipeline else None
 
-        place = write_incident(folder, odd, number, step, model, about, run.describe, look)
+        place = write_incident(folder, odd, number, step, met, about, run.describe, look)
         set_random_numbers(kept)  # that the step was looked at changes nothing that follows
     run.say(f"step {number} of {run.stage} is left out: {odd}" + (f" ({place})" if place else ""))
 

@@ -143,6 +143,7 @@ def test_what_cannot_be_run_is_refused_at_once(recipe: Path) -> None:
     assert "zero=1, data=1" in said
 
 
+@pytest.mark.slow  # tests/parallel/test_stopped.py shows it sooner, without the command
 def test_a_dead_rank_is_named_by_the_others(recipe: Path) -> None:
     """Without torchrun, which would end the others itself."""
     out, port = recipe.parent / "dead", 29500 + os.getpid() % 1000

@@ -74,6 +74,20 @@ def test_a_guessing_model_has_a_known_score() -> None:
         assert math.isclose(found.nats_per_token, math.log(tokenizer.vocab_size), rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 50])
+def test_rows_that_stand_for_no_token_have_no_probability(rows: int) -> None:
+    """One of each two is far likelier than any word, whatever stands before it: the scores are those of the model without them."""
+    model, tokenizer = tokenized_model("llama")
+    wide, _ = tokenized_model("llama")
+    weight = model.head.get_parameter("out.weight").detach()
+    wide.head.out.weight = torch.nn.Parameter(torch.cat((weight, 3 * weight[:rows], -3 * weight[:rows])))
+    assert wide(torch.tensor([[1]])).shape[-1] == tokenizer.vocab_size + 2 * rows
+    assert bits_per_byte(wide, tokenizer, LONG, 16).value == pytest.approx(
+        bits_per_byte(model, tokenizer, LONG, 16).value, rel=1e-9
+    )
+    assert endings(wide, tokenizer, PAIRS) == pytest.approx(endings(model, tokenizer, PAIRS), rel=1e-6)
+
+
 def test_a_certain_token_counts_as_a_token() -> None:
     """A model so sure that its loss rounds to zero on one text and is wrong on another: the mean is over all tokens."""
     tokenizer, text = small_tokenizer(), "The baker met"

@@ -22,6 +22,14 @@ import torch.multiprocessing as mp
 PATIENCE = 120  # seconds
 
 
+def server() -> Any:
+    """What starts processes: by a fork of one that has imported all that ranks need."""
+    context = mp.get_context("forkserver")
+    late = [f"hornbook.parallel.{name}" for name in ("alive", "expert", "pipeline", "shard", "tensor")]
+    context.set_forkserver_preload(["hornbook.stages.runs", *late, "torch._dynamo", "torch.distributed.checkpoint.staging"])
+    return context
+
+
 class Ranks:
     def __init__(self, world: int):
         self.world, self._lines, self._ranks = world, list[Connection](), list[Any]()
@@ -48,8 +56,7 @@ class Ranks:
         self._ranks, self._lines = [], []
 
     def _start(self) -> None:
-        context, place = mp.get_context("forkserver"), Path(tempfile.mkdtemp()) / "ranks"
-        context.set_forkserver_preload(["hornbook.parallel.team", "hornbook.train.loop", "torch.distributed.fsdp"])
+        context, place = server(), Path(tempfile.mkdtemp()) / "ranks"
         for rank in range(self.world):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.world, str(place), theirs), daemon=True)

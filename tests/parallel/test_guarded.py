@@ -17,7 +17,7 @@ from hornbook.train.incident import read_incident
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal_lm
 from tests.parallel.pool import ranks
-from tests.parallel.test_shard import part_of, whole_batches
+from tests.parallel.test_shard import CLOSE, part_of, whole_batches
 from tests.reference.tiny import TIED, Given, furthest, tiny_model, weights
 
 BATCHES, ODD, STEPS = whole_batches(6), (1, 2, 7), 12
@@ -52,3 +52,32 @@ def test_one_rank_odd_step_leaves_no_trace_on_any(poison: float, zero: int, tmp_
     assert record["odd"] and {f"model/{name}" for name in weights(expected)} <= tensors.keys()
     together = torch.cat([batch.tokens_bt for batch in batches])
     assert torch.equal(together, BATCHES[ODD[0]].tokens_bt), "the batch of all ranks"
+
+
+def stage_trains(rank: int, sizes: Parallel, folder: Path) -> int:
+    team, model = Team(sizes), tiny_model(TIED)
+    team.spread(model)
+
+    def steep(model: TransformerModel, batch: Batch) -> Loss:
+        loss = causal_lm(model, batch)
+        return Loss(loss.total * 1e30, loss.count) if batch.text_bytes == BATCHES[1].text_bytes else loss
+
+    run = Run(steps=2, accumulate=2, folder=folder, save_seconds=1e9, team=team, describe=lambda batch: [str(batch.text_bytes)])
+    batches = Given([*BATCHES[2:5], BATCHES[1]])
+    return fit(model, batches, steep, build_optimizer(model, "sgd", 0.01), lambda step: 1.0, run).skipped
+
+
+def test_an_incident_of_a_pipeline_is_one_process(tmp_path: Path) -> None:
+    """The first rank has the whole model's weights and gradients, and looks into all layers."""
+    assert stage_trains(0, Parallel(), tmp_path / "alone") == 1
+    assert ranks(2).run(stage_trains, Parallel(pipeline=2), tmp_path / "stages") == [1, 1]
+    one, two = (read_incident(tmp_path / name / "incidents" / "step-00000002") for name in ("alone", "stages"))
+    for name, figures in one[0]["parameters"].items():
+        assert two[0]["parameters"].pop(name) == pytest.approx(figures, rel=1e-9), name
+    for kind in ("hidden", "attention_logits"):
+        assert two[0].pop(kind) == pytest.approx(one[0].pop(kind), rel=1e-9)
+    assert not two[0]["parameters"] and two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-9)
+    for same in ("text", "position", "step", "targets"):
+        assert two[0][same] == one[0][same]
+    assert two[1].keys() == one[1].keys()
+    assert all(float((two[1][name] - value).abs().max()) < CLOSE for name, value in one[1].items() if value.is_floating_point())

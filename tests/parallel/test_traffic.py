@@ -89,6 +89,6 @@ def test_a_ring_stays_under_two_weights_and_a_server_does_not() -> None:
 
 
 def test_more_micro_batches_cost_nothing_but_in_zero_2_and_3() -> None:
-    for zero in (0, 1, 2, 3):
-        one, three = (planned(Parallel(data=2, zero=zero), k)[0]["sent_per_step"]["data"] for k in (1, 3))
-        assert (three > one) == (zero >= 2)
+    for sizes in [Parallel(data=2, zero=zero, pipeline=stages) for zero in (0, 1, 2, 3) for stages in (1, 2)]:
+        one, three = (planned(sizes, k)[0]["sent_per_step"]["data"] for k in (1, 3))
+        assert (three > one) == (sizes.zero >= 2)

@@ -150,7 +150,7 @@ def test_several_odd_steps_go_back_to_a_sound_state_and_on_with_other_data(tmp_p
             break
         except Interrupted:
             ends += 1
-    assert ends == (23 if kill_every_step else 0)  # 12 steps to the rollback, then 12 from step 8
+    assert ends == (24 if kill_every_step else 0)  # 12 steps to the rollback, then 12 from step 8
     expected, *_ = train(after_rollback(8, 9 + PATIENCE), causal_lm, steps=20)
     assert furthest(weights(found), weights(expected)) == 0 and state.step == 20 and state.skipped == PATIENCE
     assert kill_every_step or any("goes back to step 8" in line for line in said)
