@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,24 @@ def test_the_masked_recipe_learns(tmp_path: Path) -> None:
     assert held[-1] < held[0] and held[-1] < 0.8 * entropy
 
 
+def test_workers_and_a_ramp_reach_the_run(tmp_path: Path) -> None:
+    """Batches that threads prepared give the same weights, also behind a ramp; and how many threads is no other run."""
+    data, made = tmp_path / "data.txt", []
+    data.write_text("\n\n".join(sentences(60, 40)), encoding="utf-8")
+    given = replace(recipe(data, tmp_path / "one"), steps=4, accumulate=3, ramp=4)
+    for name, workers in (("one", 0), ("two", 3)):
+        folder = pretrain_run(replace(given, out=str(tmp_path / name), workers=workers), Silent(), "")
+        made.append((folder / "model.safetensors").read_bytes())
+        rows = [row for row in read_lines(tmp_path / name / METRICS) if "loss" in row]
+        assert [row["tokens"] for row in rows] == [64 * 2 * used for used in (1, 2, 4, 7)]
+        assert all(0 <= row["data_wait"] <= 1 for row in rows)
+    assert made[0] == made[1] and not [thread for thread in threading.enumerate() if "hornbook-batches" in thread.name]
+    heard = Heard()
+    heard.end = heard.say  # type: ignore[method-assign]
+    pretrain_run(replace(given, workers=1), heard, "")
+    assert heard.lines[-1] == "kept from before"
+
+
 def test_a_run_is_looked_into_as_often_as_its_recipe_says(tmp_path: Path) -> None:
     """And z-loss is part of what it learns from; how often it is looked into is not."""
     data, weights = tmp_path / "data.txt", []
@@ -259,7 +278,7 @@ def test_a_run_is_looked_into_as_often_as_its_recipe_says(tmp_path: Path) -> Non
     assert heard.lines[-1] == "kept from before"
 
 
-@pytest.mark.parametrize(("name", "value"), [("monitor", -1), ("z_loss", -0.1)])
+@pytest.mark.parametrize(("name", "value"), [("monitor", -1), ("z_loss", -0.1), ("ramp", -1), ("workers", -1)])
 def test_a_look_or_a_weight_below_nothing_is_refused(name: str, value: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 0"):
         replace(recipe(tmp_path, tmp_path), **{name: value})
