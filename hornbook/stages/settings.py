@@ -126,6 +126,7 @@ class Recipe(Learning):
         for name, weight in self.mixture.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
                 raise ValueError(f"mixture must give every source a weight above 0: {name} = {weight!r}")
+        for name, weight in self.mixture.items():
             if weight / sum(self.mixture.values()) < SMALLEST_SHARE:
                 raise ValueError(
                     f"mixture must give every source at least {SMALLEST_SHARE:.4f} of all weights: {name} = {weight!r}"

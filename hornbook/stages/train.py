@@ -21,7 +21,6 @@ from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.masters import Masters
 from hornbook.optim.schedule import batch_ramp, warmup_decay
-from hornbook.parallel.sizes import Parallel
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first, patient_group
 from hornbook.stages.bench import LONG, matmul_peak
@@ -61,7 +60,7 @@ def train(
     """Train the model on the rows, from the state that `stage.run` holds, if there is one."""
     precision = choose_precision(recipe.precision, stage.team.device)
     stage.voice.say(f"precision: {precision}")
-    _check_proven(recipe, stage.team.sizes)
+    _check_alone(recipe, stage.team)
     allow_tf32(recipe.tf32, stage.team.device)
     attention_dropout(model, recipe.attention_dropout)
     every = max(1, recipe.steps // recipe.monitor) if recipe.monitor and stage.team.sizes.world == 1 else 0
@@ -97,12 +96,12 @@ def train(
         stage.voice.say(f"compiling took {compile_seconds():.0f} s")
 
 
-def _check_proven(recipe: Learning, sizes: Parallel) -> None:
-    for name, usual, most, where in (("compile", False, sizes.data, "copies"), ("weights", "fp32", 1, "one process")):
-        if sizes.world > most and getattr(recipe, name) != usual:
+def _check_alone(recipe: Learning, team: Team) -> None:
+    for name, usual, most in (("compile", False, team.sizes.data), ("weights", "fp32", 1)):
+        if team.sizes.world > most and getattr(recipe, name) != usual:
             raise UserError(
-                f"{name} = {getattr(recipe, name)!r} is proven on {where} alone", where=name,
-                why=f"this run has {sizes.world} processes", fix=f"leave {name} out, or the other sizes of [parallel]",
+                f"{name} = {getattr(recipe, name)!r} is proven on {'copies' if name == 'compile' else 'one process'} alone", where=name,
+                why=f"this run has {team.sizes.world} processes", fix=f"leave {name} out, or the other sizes of [parallel]",
             )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def rank_compiles(rank: int, sizes: Parallel) -> tuple[dict[str, torch.Tensor], 
     return gathered(model), rows, int(counters["stats"]["unique_graphs"])
 
 
-@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("zero", [0, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (1, 2, 3))])
 def test_compiled_copies_learn_what_one_process_learns(zero: int) -> None:
     """Blocks are compiled by torch's tracer and its split into forward and backward; the code of inductor is not made here."""
     model, rows = trained(Team(), GPT2)
