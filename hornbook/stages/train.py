@@ -97,10 +97,10 @@ def train(
 
 
 def _check_alone(recipe: Learning, team: Team) -> None:
-    for name, usual, most in (("compile", False, team.sizes.data), ("weights", "fp32", 1)):
+    for name, usual, most, where in (("compile", False, team.sizes.data, "copies"), ("weights", "fp32", 1, "one process")):
         if team.sizes.world > most and getattr(recipe, name) != usual:
             raise UserError(
-                f"{name} = {getattr(recipe, name)!r} is proven on {'copies' if name == 'compile' else 'one process'} alone", where=name,
+                f"{name} = {getattr(recipe, name)!r} is proven on {where} alone", where=name,
                 why=f"this run has {team.sizes.world} processes", fix=f"leave {name} out, or the other sizes of [parallel]",
             )  # fmt: skip
 

@@ -8,6 +8,7 @@ import re
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from hornbook.config import from_toml
 from hornbook.errors import UserError
 from hornbook.files import read_lines
 from hornbook.optim.schedule import warmup_decay
+from hornbook.parallel.sizes import Parallel
 from hornbook.stages.corpus import saved_documents
 from hornbook.stages.learn import METRICS, check_model, model_config
 from hornbook.stages.runs import pretrain_run, sft_run
 from hornbook.stages.settings import Recipe, SftRecipe
+from hornbook.stages.train import _check_alone
 from hornbook.stages.voice import Silent
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.layers import LAYERS
@@ -203,6 +206,19 @@ def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -
     data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
     with pytest.raises(UserError, match="tf32 is not there"):
         pretrain_run(replace(recipe(data, tmp_path / "run"), tf32=True), Silent(), "")
+
+
+@pytest.mark.parametrize("sizes", [Parallel(tensor=2), Parallel(pipeline=2), Parallel(data=2, tensor=2), Parallel(data=2)])
+def test_what_is_not_proven_on_several_processes_is_refused(sizes: Parallel, tmp_path: Path) -> None:
+    team: Any = SimpleNamespace(sizes=sizes)
+    _check_alone(recipe(tmp_path, tmp_path), team)
+    with pytest.raises(UserError, match="weights = 'bf16' is proven on one process alone"):
+        _check_alone(replace(recipe(tmp_path, tmp_path), weights="bf16"), team)
+    compiled = replace(recipe(tmp_path, tmp_path), compile=True)
+    if sizes.world == sizes.data:
+        return _check_alone(compiled, team)
+    with pytest.raises(UserError, match="compile = True is proven on copies alone"):
+        _check_alone(compiled, team)
 
 
 def masked_run(given: Recipe) -> list[dict[str, Any]]:
