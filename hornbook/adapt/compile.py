@@ -2,7 +2,7 @@
 
 Blocks and not the model, so that compiling takes the time of one layer. Names of parameters stay; calls without gradients or with a
 cache (evaluation, generation, other lengths) go the plain way, so what is measured does not depend on the switch. Call it after
-`recompute`, which it holds inside.
+`recompute`, which it holds inside, and before copies of the model are joined, whose sums and gathers stay outside.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from hornbook.model.block import BlockLayer
 from hornbook.model.spec import Context
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile each block when it first trains. Raises `UserError` where torch would find no compiler."""
-    if next(model.parameters()).device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+    if (
+        backend == "inductor"
+        and next(model.parameters()).device.type == "cpu"
+        and not any(map(shutil.which, ("c++", "g++", "clang++")))
+    ):
         raise UserError(
             "compile needs a C++ compiler on this device", where="compile", why="none of c++, g++ and clang++ is found",
             fix="install g++, or set compile to false",
         )  # fmt: skip
     for block in model.modules():
         if isinstance(block, BlockLayer):
-            compiled = torch.compile(block.forward, dynamic=False)
+            compiled = torch.compile(block.forward, dynamic=False, backend=backend)
             block.forward = partial(_trained, compiled, block.forward)  # type: ignore[method-assign]
 
 

@@ -38,20 +38,21 @@ COMPLETE = ".complete"  # written last: the files of a whole download and their 
 CHUNK, MOST_DESCRIPTION, TIMEOUT = 1 << 20, 1 << 25, 60.0
 
 
-def download(name: str, say: Callable[[str], None] = lambda line: None) -> Path:
+def download(name: str, say: Callable[[str], None] = lambda line: None, weights: bool = True) -> Path:
     """The folder that holds hf:OWNER/NAME[@REVISION], fetched where it is not in the cache. `say` is told of what is fetched.
 
-    Sizes, and SHA-256 where the hub states it, are checked. What goes wrong is a `UserError`; the same call then continues.
+    Without `weights` only what is beside them, into a folder of its own. Sizes, and SHA-256 where the hub states it, are checked.
+    What goes wrong is a `UserError`; the same call then continues.
     """
     found = NAME.fullmatch(name)
     if found is None:
         raise UserError("this is no name of a repository", where=name, fix="write hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
     repository, revision = found[1], found[2] or "main"
-    place = cache() / repository.replace("/", "--")
-    if COMMIT.fullmatch(revision) and _is_whole(place / revision):
-        return place / revision
-    commit, files = _described(repository, revision, name)
-    folder = place / commit
+    place, kind = cache() / repository.replace("/", "--"), "" if weights else "-tokenizer"
+    if COMMIT.fullmatch(revision) and _is_whole(place / (revision + kind)):
+        return place / (revision + kind)
+    commit, files = _described(repository, revision, name, weights)
+    folder = place / (commit + kind)
     if _is_whole(folder):
         return folder
     with held(folder):
@@ -112,7 +113,7 @@ def _is_there(path: Path, size: int | None = None) -> bool:
     return path.is_file() and size in (None, path.stat().st_size)
 
 
-def _described(repository: str, revision: str, where: str) -> tuple[str, list[str]]:
+def _described(repository: str, revision: str, where: str, with_weights: bool) -> tuple[str, list[str]]:
     """The commit that a revision is now, and the files of it that a loader may read, the weights last."""
     response, _ = _opened(f"{_endpoint()}/api/models/{repository}/revision/{quote(revision, safe='')}", where)
     try:
@@ -132,8 +133,8 @@ def _described(repository: str, revision: str, where: str) -> tuple[str, list[st
             raise DamagedError(
                 "the repository names a file outside of itself", where=where, why=repr(name), fix="use another repository"
             )
-    weights = sorted(name for name in names if WEIGHTS.fullmatch(name))
-    if not weights:
+    weights = sorted(name for name in names if with_weights and WEIGHTS.fullmatch(name))
+    if with_weights and not weights:
         others = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5", ".gguf", ".msgpack"))]
         raise UserError(
             "the repository has no safetensors", where=where, why=f"its weights are {', '.join(others[:5]) or 'of no known kind'}",

@@ -17,7 +17,7 @@ from hornbook.stages.settings import Recipe
 def main(arguments: Sequence[str]) -> None:
     path, rest = recipe_path("pretrain", arguments)
     recipe = parse(Recipe, f"pretrain {path}", rest, default=from_toml(Recipe, path))
-    print(f"hornbook pretrain: {recipe.data} -> {recipe.out}, {recipe.steps} steps", file=sys.stderr, flush=True)
+    print(f"hornbook pretrain: {recipe.reads} -> {recipe.out}, {recipe.steps} steps", file=sys.stderr, flush=True)
     from hornbook.stages.runs import pretrain_run
 
     print(to_toml(asdict(recipe)), file=sys.stderr)

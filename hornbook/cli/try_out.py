@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     rows, out = settings.rows or usual, str(settings.out or recipe.out)
     recipe = dataclasses.replace(recipe, rows=rows, out=out, device=settings.device)
     html = settings.html or Path(out) / f"try-{settings.what}.html"
-    print(f"hornbook try {settings.what}: {recipe.data} -> {html}", file=sys.stderr, flush=True)
+    print(f"hornbook try {settings.what}: {recipe.reads} -> {html}", file=sys.stderr, flush=True)
     from hornbook.stages import try_out
     from hornbook.stages.try_out_page import NOTE, page_of, tables
 

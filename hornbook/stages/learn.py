@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hornbook.checkpoint.pretrained import load_model, write_model
 from hornbook.data.batches import Rows, StreamRows, moved
 from hornbook.data.documents import Document
 from hornbook.data.masking import MaskedRows, Masking
+from hornbook.data.mixture import Mixture
 from hornbook.data.packing import pack, pack_stream
 from hornbook.data.shards import read_ids
 from hornbook.errors import UserError
@@ -27,14 +28,14 @@ from hornbook.generation.sampling import Sampling
 from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first
-from hornbook.stages.corpus import saved_documents, saved_rows
-from hornbook.stages.keep import METRICS, kept, lineage
+from hornbook.stages.corpus import each_document, saved_documents, saved_rows
+from hornbook.stages.keep import METRICS, kept, lineage, sources
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
 from hornbook.stages.track import check_tracker
 from hornbook.stages.train import Stage, keep_model, train
 from hornbook.stages.voice import Voice
-from hornbook.text.chat import BOS, MASK
+from hornbook.text.chat import MASK, edges
 from hornbook.text.chat import document as document_ids
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook, Objective
@@ -51,11 +52,8 @@ SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
     """The recipe's `[model]`, completed by what the tokenizer and the recipe decide."""
     architecture = families.family(recipe.model, "[model]").ARCHITECTURES[0]
-    ends = {
-        "bos_token_id": tokenizer.special("<|bos|>"),
-        "eos_token_id": tokenizer.end_ids[0],
-        "pad_token_id": tokenizer.end_ids[0],
-    }
+    begin, end = edges(tokenizer)
+    ends = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
     config = {"architectures": [architecture], "vocab_size": tokenizer.vocab_size, **recipe.model, **ends}
     config["vocab_size"] += -config["vocab_size"] % recipe.vocab_multiple
     if config["vocab_size"] < tokenizer.vocab_size:
@@ -95,16 +93,16 @@ def pretrain(
     inputs = {"shards": lineage(shards), "recipe": digest(_settings(recipe)), "config": config}
     model = families.build(config, "[model]")
     size = sum(parameter.numel() for parameter in model.parameters())
-    voice.begin(
-        "pretrain", f"{size:,} parameters, {recipe.steps} steps of {recipe.rows * recipe.accumulate * recipe.context} tokens"
-    )
+    most = "up to " if recipe.ramp else ""
+    tokens = recipe.rows * recipe.accumulate * recipe.context
+    voice.begin("pretrain", f"{size:,} parameters, {recipe.steps} steps of {most}{tokens} tokens")
     if from_first(lambda: kept(folder, inputs)):
         voice.end("kept from before")
         return folder
     initialize(model, recipe.seed, recipe.init_std).to(team.device)
     rows = training_rows(recipe, tokenizer, shards, voice)
     objective: Objective = causal_lm
-    hooks = [held_out(tokenizer, corpus, recipe.context), _sampler(tokenizer, _prompts(corpus))]
+    hooks = [held_out(tokenizer, corpus, recipe.context, [*recipe.mixture]), _sampler(tokenizer, _prompts(tokenizer, corpus))]
     if recipe.objective == "masked":
         objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
     if recipe.z_loss:  # either is one formula
@@ -118,11 +116,17 @@ def pretrain(
 
 
 def training_rows(recipe: Recipe, tokenizer: Tokenizer, shards: Path, voice: Voice) -> Rows:
-    """The shards' tokens in rows of the recipe's context."""
+    """The shards' tokens in rows of the recipe's context; those of a mixture's sources by weight."""
+    parts = [_rows(recipe, tokenizer, part, voice) for part in sources(shards)]
+    return Mixture(parts, [*recipe.mixture.values()], recipe.seed) if recipe.mixture else parts[0]
+
+
+def _rows(recipe: Recipe, tokenizer: Tokenizer, shards: Path, voice: Voice) -> Rows:
     ids = read_ids(shards / "train.bin", tokenizer.vocab_size)
     rows: Rows = StreamRows(ids, recipe.context, lengths(tokenizer), recipe.seed)
     if recipe.packing == "best-fit":
-        rows = pack_stream(ids, tokenizer.special(BOS), recipe.context, tokenizer.end_ids[0], lengths(tokenizer))
+        begin, end = edges(tokenizer)
+        rows = pack_stream(ids, begin, recipe.context, end, lengths(tokenizer))
         voice.say(f"{len(rows):,} rows, of which {rows.padding:.2%} is padding")
     if not len(rows):
         raise UserError(
@@ -226,7 +230,7 @@ def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[s
 
 def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
     """What decides the weights: not where they go, how often they are saved or looked at, nor how many processes train them."""
-    idle = ("out", "base", "save_seconds", "parallel", "track", "monitor")
+    idle = ("out", "base", "save_seconds", "parallel", "track", "monitor", "workers")
     return {key: value for key, value in vars(recipe).items() if key not in idle}
 
 
@@ -236,13 +240,17 @@ def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: d
         tokenizer.save(target)
 
 
-def held_out(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
-    """A hook that scores the first held-out documents."""
-    texts = [document.text for document in saved_documents(corpus, "held_out")[:HELD_OUT]]
+def held_out(tokenizer: Tokenizer, corpus: Path, context: int, names: Sequence[str] = ()) -> Hook:
+    """A hook that scores the first held-out documents: all as one, and those of each source of a mixture under its name."""
+    parts = sources(corpus)
+    texts = [[one.text for one in islice(each_document(part, "held_out"), max(1, HELD_OUT // len(parts)))] for part in parts]
 
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:
-        found = bits_per_byte(model, tokenizer, texts, context)
-        return {"held_out_bits_per_byte": found.value, "held_out_loss": found.nats_per_token}
+        found = bits_per_byte(model, tokenizer, [*chain(*texts)], context)
+        figures = {"held_out_bits_per_byte": found.value, "held_out_loss": found.nats_per_token}
+        for name, some in zip(names, texts, strict=False):
+            figures[f"held_out_bits_per_byte {name}"] = bits_per_byte(model, tokenizer, some, context).value
+        return figures
 
     return measure
 
@@ -251,7 +259,8 @@ def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
     """Nats per hidden token of held-out documents in rows of `context`; the same tokens are hidden at every look, in every run."""
     documents = saved_documents(corpus, "held_out")
     ids = np.array([token for document in documents for token in document_ids(tokenizer, document.text)], np.int64)
-    rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context)[:HELD_OUT_ROWS] if len(ids) >= context else ids[None]
+    rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context) if len(ids) >= context else ids[None]
+    rows_bt = rows_bt[:: -(-len(rows_bt) // HELD_OUT_ROWS)]  # of all sources
     masking = Masking(tokenizer.special(MASK), lengths(tokenizer))
     batches = [masking.batch(row_t[None], 0, np.array([number])) for number, row_t in enumerate(rows_bt)]
 
@@ -272,10 +281,10 @@ def _sampler(tokenizer: Tokenizer, prompts: list[tuple[str, Any]]) -> Hook:
     return sample
 
 
-def _prompts(corpus: Path) -> list[tuple[str, Any]]:
+def _prompts(tokenizer: Tokenizer, corpus: Path) -> list[tuple[str, Any]]:
     """Beginnings for samples while pretraining: a story's title where there are stories, else the start of a document."""
     stories = [row["prompt"] for row in saved_rows(corpus, "story_prompts")[:1]]
-    return [(prompt, prompt) for prompt in [*stories, ""]]
+    return [(prompt, [edges(tokenizer)[0], *tokenizer.encode(prompt)]) for prompt in [*stories, ""]]
 
 
 def _chat_prompts(tokenizer: Tokenizer, corpus: Path, conversations: list[Document], context: int) -> list[tuple[str, Any]]:

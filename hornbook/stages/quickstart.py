@@ -91,11 +91,12 @@ def export(tuned: Path, folder: Path, voice: Voice, card: str) -> None:
 def settled(settings: Quickstart, device: Any, voice: Voice, command: str) -> dict[str, Any]:
     """The plan in plan.json, made once. A folder of another run or version is refused; a changed machine is said."""
     path, own = settings.out / "plan.json", read_toml(settings.recipe) if settings.recipe else None
-    if own and own.get("objective", "causal") != "causal":
-        raise UserError(
-            "quickstart makes a model that answers", where=f"{settings.recipe}: objective", why=f"it is {own['objective']!r}",
-            fix=f"hornbook pretrain {settings.recipe}",
-        )  # fmt: skip
+    for name, usual in (("objective", "causal"), ("mixture", {}), ("tokenizer", "")):
+        if own and own.get(name, usual) != usual:
+            raise UserError(
+                "quickstart makes a model that answers, from one source and with a vocabulary of its own",
+                where=f"{settings.recipe}: {name}", why=f"it is {own[name]!r}", fix=f"hornbook pretrain {settings.recipe}",
+            )  # fmt: skip
     asked = {name: getattr(settings, name) for name in SETTINGS} | {"recipe": own}
     if path.exists() and ((settings.out / "corpus").exists() or _read_plan(path).get("asked") == asked):
         plan = _read_plan(path)

@@ -12,11 +12,11 @@ from hornbook.errors import UserError
 from hornbook.files import write_text
 from hornbook.parallel.team import Team, join
 from hornbook.ranks import choose_device, from_first, patient_group
-from hornbook.stages.corpus import make_corpus
-from hornbook.stages.keep import run_folder
+from hornbook.stages.corpus import make_corpus, make_mixture
+from hornbook.stages.keep import run_folder, sources
 from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.settings import Recipe, SftRecipe
-from hornbook.stages.tokens import make_shards, train_tokenizer
+from hornbook.stages.tokens import make_shards, ready_tokenizer, train_tokenizer
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import MASK, SPECIALS
 from hornbook.text.tokenizer import Tokenizer
@@ -55,10 +55,17 @@ def held_by_first(out: Path) -> Iterator[None]:
 def prepared(recipe: Recipe, voice: Voice) -> Tokenizer:
     """Corpus, tokenizer and shards in `recipe.out`, which the caller holds."""
     out = Path(recipe.out)
-    make_corpus(recipe.data, recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
-    specials = SPECIALS if recipe.objective == "causal" else (*SPECIALS, MASK)
-    tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice, specials=specials)
-    make_shards(out / "corpus", tokenizer, out / "shards", voice)
+    if recipe.tokenizer:  # first: a wrong name should not be found after hours of reading
+        ready_tokenizer(recipe.tokenizer, out / "tokenizer", voice)
+    given = (recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
+    make_mixture(recipe.mixture, *given) if recipe.mixture else make_corpus(recipe.data, *given)
+    if recipe.tokenizer:
+        tokenizer = Tokenizer.load(out / "tokenizer")
+    else:
+        specials = SPECIALS if recipe.objective == "causal" else (*SPECIALS, MASK)
+        tokenizer = train_tokenizer(out / "corpus", recipe.vocab, recipe.split, out / "tokenizer", voice, specials=specials)
+    for part in sources(out / "corpus"):
+        make_shards(part, tokenizer, out / "shards" / part.relative_to(out / "corpus"), voice)
     return tokenizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from hornbook.optim.kinds import check_optimizer
 from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.sizes import Parallel
 
+SMALLEST_SHARE = 1 / 1024  # one sample in a block of a mixture
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
@@ -20,7 +22,8 @@ Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt
 class Learning:
     """How a model learns, whatever it learns from.
 
-    rows: samples per micro-batch; accumulate: micro-batches per step.
+    rows: samples per micro-batch; accumulate: micro-batches per step. ramp: the first so many, while steps grow from one to all.
+    workers: threads that prepare batches while the model learns, for the same weights.
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
     momentum, nesterov: of sgd and muon; unset is the usual. decay_steps: the last so many fall; unset is all, for wsd a fifth.
     precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
@@ -35,6 +38,8 @@ class Learning:
     seed: int = 0
     rows: int = 16
     accumulate: int = 1
+    ramp: int = 0
+    workers: int = 0
     steps: int = 500
     optimizer: Optimizer = "muon"
     learning_rate: float = 0.01
@@ -67,7 +72,7 @@ class Learning:
         for name in ("learning_rate", "embedding_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
-        for name in ("warmup", "monitor"):
+        for name in ("warmup", "monitor", "ramp", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
         if self.weights == "bf16" and self.precision == "fp16":
@@ -81,7 +86,9 @@ class Recipe(Learning):
     """A pretraining run: corpus, tokenizer, model and training. `[model]` is a published config.json in TOML.
 
     objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
-    data: town, shakespeare, python, a path, or hf:OWNER/NAME. corpus_bytes: read at most so much text.
+    data: town, shakespeare, python, a path, or hf:OWNER/NAME[/CONFIG]. corpus_bytes: read at most so much text.
+    mixture: instead of `data`, a table of several and their weights; a batch holds rows of each in that proportion.
+    tokenizer: a model, a run, a file, a known vocabulary or hf:OWNER/NAME whose tokenizer is taken as it is; unset: learn one.
     packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
     z_loss: the weight of log(Z)^2 beside the loss, which holds the logits near zero (PaLM: 1e-4; 0: none).
     vocab_multiple: the model gets rows for no token, up to a multiple of so many, where products of such a size are faster.
@@ -92,9 +99,11 @@ class Recipe(Learning):
     model: dict[str, Any]
     objective: Literal["causal", "masked"] = "causal"
     data: str = "town"
+    mixture: dict[str, float] = field(default_factory=dict)
     language: str = "en"
     corpus_bytes: int = 10_000_000
     conversations: int = 2000
+    tokenizer: str = ""
     vocab: int = 1024
     vocab_multiple: int = 1
     split: str = "cl100k"
@@ -112,9 +121,24 @@ class Recipe(Learning):
             raise ValueError(f"init_std must be above 0: {self.init_std}")
         if not self.z_loss >= 0:
             raise ValueError(f"z_loss must be at least 0: {self.z_loss}")
+        if self.mixture and self.data != "town":
+            raise ValueError(f"data must be left out where there is a mixture: {self.data!r}")
+        for name, weight in self.mixture.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                raise ValueError(f"mixture must give every source a weight above 0: {name} = {weight!r}")
+        for name, weight in self.mixture.items():
+            if weight / sum(self.mixture.values()) < SMALLEST_SHARE:
+                raise ValueError(
+                    f"mixture must give every source at least {SMALLEST_SHARE:.4f} of all weights: {name} = {weight!r}"
+                )
         if self.objective == "masked" and self.packing != "stream":
             raise ValueError(f"packing must be stream where objective is masked: {self.packing!r}")
         super().__post_init__()
+
+    @property
+    def reads(self) -> str:
+        """The names of what the run learns from."""
+        return ", ".join(self.mixture) or self.data
 
 
 @dataclass(frozen=True, kw_only=True)

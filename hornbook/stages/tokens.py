@@ -1,4 +1,4 @@
-"""Corpus -> tokenizer -> token shards."""
+"""Corpus -> tokenizer -> token shards. Documents flow through; none but those that are encoded together are held."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hornbook.checkpoint import hub
 from hornbook.data.documents import Document
 from hornbook.data.shards import write_ids
 from hornbook.files import written_folder
-from hornbook.stages.corpus import saved_documents
-from hornbook.stages.keep import kept, lineage
+from hornbook.stages.corpus import each_document, train_size
+from hornbook.stages.keep import kept, lineage, sources
 from hornbook.stages.voice import Voice
-from hornbook.text.chat import BOS, END, SPECIALS
+from hornbook.text.chat import SPECIALS, edges
 from hornbook.text.tokenizer import Tokenizer
 
 TRAIN_BYTES = 8_000_000  # as much text as a vocabulary of some thousands needs
@@ -35,10 +36,10 @@ def train_tokenizer(
     if kept(folder, inputs):
         voice.end("kept from before")
         return Tokenizer.load(folder)
-    documents = saved_documents(corpus, "train")
     if at_most:
-        vocab = max(SMALLEST, min(vocab, sum(document.size for document in documents) // BYTES_PER_ROW))
-    texts = (document.text for document in _up_to(documents, TRAIN_BYTES))
+        vocab = max(SMALLEST, min(vocab, train_size(corpus).bytes // BYTES_PER_ROW))
+    parts = sources(corpus)  # of a mixture each as much, so that none is spelled out in bytes
+    texts = (document.text for part in parts for document in _up_to(each_document(part, "train"), TRAIN_BYTES // len(parts)))
     tokenizer = Tokenizer.train(
         texts, vocab=vocab, split=split, at_most=at_most, specials=specials,
         progress=lambda done, total: voice.progress(done, total, {"merges": done}),
@@ -50,18 +51,37 @@ def train_tokenizer(
     return tokenizer
 
 
+def ready_tokenizer(name: str, folder: Path, voice: Voice) -> None:
+    """Keep the tokenizer of a model, a run, a file, a known vocabulary or hf:OWNER/NAME as it is."""
+    inputs = {"tokenizer": name}
+    voice.begin("tokenizer", f"that of {name}")
+    if kept(folder, inputs):
+        voice.end("kept from before")
+        return
+    path = hub.download(name, voice.say, weights=False) if name.startswith("hf:") else Path(name)
+    tokenizer = Tokenizer.load(path / "tokenizer" if (path / "tokenizer").is_dir() else path)
+    edges(tokenizer)
+    with written_folder(folder, {"inputs": inputs}) as target:
+        tokenizer.save(target)
+    voice.end(f"{tokenizer.vocab_size:,} rows")
+
+
 def make_shards(corpus: Path, tokenizer: Tokenizer, folder: Path, voice: Voice) -> None:
-    """Write the ids of every training document, begun and ended by its tokens, as one stream."""
+    """Write the ids of every training document, begun and ended by its tokens, as one stream.
+
+    Where one token does both, it stands once between two documents.
+    """
     inputs = {"corpus": lineage(corpus), "tokenizer": tokenizer.fingerprint}
     voice.begin("shards", "texts to token ids")
     if kept(folder, inputs):
         voice.end("kept from before")
         return
-    documents = saved_documents(corpus, "train")
+    size, marks = train_size(corpus), _marks(tokenizer)
     with written_folder(folder, {"inputs": inputs}) as target:
-        count = write_ids(target / "train.bin", _encoded(tokenizer, documents, voice), tokenizer.vocab_size)
-    size = sum(document.size for document in documents)
-    voice.end(f"{count:,} tokens, {size / max(1, count - 2 * len(documents)):.2f} bytes per token")
+        encoded = _encoded(tokenizer, each_document(corpus, "train"), size.documents, voice)
+        count = write_ids(target / "train.bin", encoded, tokenizer.vocab_size)
+    of_text = count - sum(map(len, marks)) * size.documents
+    voice.end(f"{count:,} tokens, {size.bytes / max(1, of_text):.2f} bytes per token")
 
 
 def lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
@@ -69,13 +89,22 @@ def lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
     return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], np.int64)
 
 
-def _encoded(tokenizer: Tokenizer, documents: list[Document], voice: Voice) -> Iterator[NDArray[np.uint32]]:
-    begin, end = (np.array([tokenizer.special(name)], np.uint32) for name in (BOS, END))
-    for start in range(0, len(documents), TOGETHER):
-        voice.progress(start, len(documents), {})
-        ids, offsets = tokenizer.encode_batch([document.text for document in documents[start : start + TOGETHER]])
+def _encoded(
+    tokenizer: Tokenizer, documents: Iterator[Document], total: int, voice: Voice
+) -> Iterator[NDArray[np.uint32]]:  # fmt: skip
+    (begin, end), done = _marks(tokenizer), 0
+    while texts := [document.text for document in islice(documents, TOGETHER)]:
+        voice.progress(done, total, {})
+        done += len(texts)
+        ids, offsets = tokenizer.encode_batch(texts)
         for a, b in pairwise(offsets.tolist()):
             yield np.concatenate((begin, ids[a:b], end))
+
+
+def _marks(tokenizer: Tokenizer) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """What a shard holds before and behind each document."""
+    begin, end = edges(tokenizer)
+    return np.array([begin], np.uint32), np.array([end] if end != begin else [], np.uint32)
 
 
 @contextmanager
@@ -88,7 +117,7 @@ def compiling() -> Iterator[None]:
         process.wait()
 
 
-def _up_to(documents: list[Document], size: int) -> Iterator[Document]:
+def _up_to(documents: Iterator[Document], size: int) -> Iterator[Document]:
     for document in documents:
         yield document
         size -= document.size

@@ -20,7 +20,7 @@ from hornbook.files import append_line, digest
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.masters import Masters
-from hornbook.optim.schedule import warmup_decay
+from hornbook.optim.schedule import batch_ramp, warmup_decay
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first, patient_group
 from hornbook.stages.bench import LONG, matmul_peak
@@ -75,7 +75,8 @@ def train(
     )  # fmt: skip
     masters = Masters(model, optimizer) if recipe.weights == "bf16" else None
     run = Run(
-        steps=recipe.steps, accumulate=recipe.accumulate, clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
+        steps=recipe.steps, accumulate=batch_ramp(1, recipe.accumulate, recipe.ramp),
+        clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
         peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
@@ -83,10 +84,10 @@ def train(
         look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
         describe=stage.describe, say=stage.voice.say, team=stage.team,
     )  # fmt: skip
-    batches = Batches(rows, recipe.rows, recipe.seed, stage.team.device, stage.team.part, stage.team.parts)
+    batches = Batches(rows, recipe.rows, recipe.seed, stage.team.device, stage.team.part, stage.team.parts, recipe.workers)
     schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
     kind = recipe.track if stage.team.first else ""
-    with tracking(kind, stage.run, stage.name, vars(recipe)) as track:
+    with tracking(kind, stage.run, stage.name, vars(recipe)) as track, batches:
         run = replace(run, log=lambda row: track(stage.log(row)))
         fit(model, batches, objective, masters or optimizer, schedule, run, hooks)
     if masters:
@@ -96,11 +97,11 @@ def train(
 
 
 def _check_alone(recipe: Learning, team: Team) -> None:
-    for name, usual in (("compile", False), ("weights", "fp32")):
-        if team.sizes.world > 1 and getattr(recipe, name) != usual:
+    for name, usual, most, where in (("compile", False, team.sizes.data, "copies"), ("weights", "fp32", 1, "one process")):
+        if team.sizes.world > most and getattr(recipe, name) != usual:
             raise UserError(
-                f"{name} = {getattr(recipe, name)!r} is proven on one process alone", where=name,
-                why=f"this run has {team.sizes.world}", fix=f"leave {name} out, or set every size of [parallel] to 1",
+                f"{name} = {getattr(recipe, name)!r} is proven on {where} alone", where=name,
+                why=f"this run has {team.sizes.world} processes", fix=f"leave {name} out, or the other sizes of [parallel]",
             )  # fmt: skip
 
 

@@ -47,9 +47,20 @@ class Segment:
 
 
 def document(tok: Tokenizer, text: str) -> list[int]:
-    """One text as the model reads it in pretraining: `<|bos|>` text `<|end|>`."""
-    _check_specials(tok)
-    return [tok.special(BOS), *tok.encode(text), tok.special(END)]
+    """One text as the model reads it in pretraining: `<|bos|>` text `<|end|>`, or between the `edges` of a published vocabulary."""
+    begin, end = edges(tok)
+    return [begin, *tok.encode(text), end]
+
+
+def edges(tok: Tokenizer) -> tuple[int, int]:
+    """The ids that open and close a document: one id where a vocabulary has no other, as GPT-2's `<|endoftext|>`."""
+    if not tok.end_ids:
+        raise UserError(
+            "this tokenizer has no token that ends a document", where="tokenizer",
+            why=f"it has none of {', '.join(PUBLISHED_ENDS)}", fix="take another, or train one",
+        )  # fmt: skip
+    known = [name for name in (BOS, tok.configured("bos_token")) if name in tok.specials]
+    return tok.specials[known[0]] if known else tok.end_ids[0], tok.end_ids[0]
 
 
 def render(tok: Tokenizer, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> tuple[list[int], list[int]]:

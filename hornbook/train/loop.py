@@ -58,7 +58,7 @@ class Run:
     """How long and how: everything about a run that is not model, data, objective, optimizer or schedule.
 
     steps          optimizer steps in all
-    accumulate     micro-batches per step
+    accumulate     micro-batches per step, or those of each step by its number from 0
     clip           the gradient's largest norm
     precision      fp32, bf16 or fp16: see `Precision`
     peak           FLOP/s of the device's products, for the share of them that the run reaches; 0: not known
@@ -76,7 +76,7 @@ class Run:
     """
 
     steps: int
-    accumulate: int = 1
+    accumulate: int | Callable[[int], int] = 1
     clip: float = 1.0
     precision: str = "fp32"
     peak: float = 0.0
@@ -136,7 +136,8 @@ def fit(
     with Stop() as stop, team.watched(), Saver(run.folder) as saver:
         while state.step < run.steps:
             position = batches.state()
-            taken = parts.meter.taken(batches, run.accumulate)
+            several = run.accumulate if isinstance(run.accumulate, int) else run.accumulate(state.step)
+            taken = parts.meter.taken(batches, several)
             with run.look(state.step + 1, model) as look:
                 step = gradients(model, taken, objective, parts.precision, position, team)
             rate = optimizer.set_rate(schedule(state.step))

@@ -313,3 +313,14 @@ def test_a_vocabulary_is_fetched_where_the_user_says_and_checked(
             file.unlink()
         with pytest.raises(UserError, match=says):
             hub.fetch_vocabulary(name, url)
+
+
+def test_a_tokenizer_comes_without_the_weights_beside_it(there: Repository) -> None:
+    """Also where there are none; and what was fetched so is not taken for the whole model."""
+    weights = {name: there.files.pop(name) for name in [*there.files] if name.endswith(".safetensors")}
+    folder = hub.download("hf:some/model", weights=False)
+    assert Tokenizer.load(folder).vocab_size and not any(path.suffix == ".safetensors" for path in folder.iterdir())
+    there.files |= weights
+    assert hornbook.load("hf:some/model")[0]
+    asked = len(there.asked)
+    assert hub.download(f"hf:some/model@{COMMIT}", weights=False) == folder and len(there.asked) == asked

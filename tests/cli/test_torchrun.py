@@ -104,6 +104,16 @@ def test_two_processes_give_one_process_rows_and_one_goes_on_where_two_were_stop
 
 
 @pytest.mark.slow
+def test_two_compiled_copies_give_one_process_rows(recipe: Path, alone: Path) -> None:
+    """What inductor makes of the blocks, inside of copies that share out gradients."""
+    out = recipe.parent / "compiled"
+    assert "compiling took" in finished(started(recipe, out, 2, *COPIES, "--compile"))
+    for one, two in zip(rows(alone), rows(out), strict=True):
+        for figure in ("loss", "grad_norm"):
+            assert two[figure] == pytest.approx(one[figure], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_two_stages_of_a_pipeline_give_one_process_rows_and_looks(recipe: Path, alone: Path) -> None:
     """Held-out text and samples too, at which the first stage looks for both."""
     out = recipe.parent / "stages"

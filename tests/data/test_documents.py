@@ -11,9 +11,10 @@ import subprocess
 import sys
 import sysconfig
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -361,6 +362,25 @@ def test_a_local_folder_laid_out_like_the_hub(tmp_path: Path, monkeypatch: pytes
         (folder / "data" / "train-00000-of-00001.parquet").unlink(missing_ok=True)
         with pytest.raises(UserError, match="Fix:"):
             list(open_corpus(missing, Intake()))
+
+
+def test_a_name_on_the_hub_may_name_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a stream that breaks off is an error, not a smaller corpus."""
+    asked: list[tuple[object, ...]] = []
+
+    def load_dataset(*name: str, split: str, streaming: bool) -> Iterator[dict[str, str]]:
+        asked.append((*name, split, streaming))
+        yield {"text": "one"}
+        if name[1] == "broken":
+            raise OSError("the connection was lost")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for name in ("", "/sample-10BT"):
+        found = list(open_corpus(f"hf:HuggingFaceFW/fineweb-edu{name}", Intake()))
+        assert [(one.text, one.source) for one in found] == [("one", f"hf:HuggingFaceFW/fineweb-edu{name}:1")]
+    assert asked == [("HuggingFaceFW/fineweb-edu", config, "train", True) for config in (None, "sample-10BT")]
+    with pytest.raises(UserError, match="broke off after 1 rows"):
+        list(open_corpus("hf:some/rows/broken", Intake()))
 
 
 def test_real_corpora_come_through_whole(data_folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from hornbook.adapt.compile import compile_blocks
 from hornbook.batch import IGNORE, Batch
 from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.optim.build import build_optimizer
@@ -43,10 +44,13 @@ def part_of(batch: Batch, part: int, parts: int) -> Batch:
 
 
 def trained(
-    team: Team, config: dict[str, Any], kind: str = "adamw", folder: Path | None = None, steps: int = STEPS, name: str = "one"
+    team: Team, config: dict[str, Any], kind: str = "adamw", folder: Path | None = None, steps: int = STEPS, name: str = "one",
+    compiled: bool = False,
 ) -> tuple[Any, list[dict[str, Any]]]:  # fmt: skip
     """Weights and rows of a run on these processes. It goes on from what `folder` holds."""
     model, rows = tiny_model(config), list[dict[str, Any]]()
+    if compiled:
+        compile_blocks(model, "aot_eager")
     team.spread(model)
     batches = Given([part_of(batch, team.part, team.parts) for batch in whole_batches()])
     optimizer = build_optimizer(model, kind, 0.01, embedding_rate=0.02)
@@ -87,6 +91,25 @@ def test_copies_learn_what_one_process_learns(sizes: Parallel) -> None:
                 assert ours[key] == theirs[key]
             for key in ("loss", "bits_per_byte", "grad_norm"):
                 assert abs(ours[key] - theirs[key]) < CLOSE
+
+
+def rank_compiles(rank: int, sizes: Parallel) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], int]:
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    model, rows = trained(Team(sizes), GPT2, compiled=True)
+    return gathered(model), rows, int(counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.parametrize("zero", [0, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (1, 2, 3))])
+def test_compiled_copies_learn_what_one_process_learns(zero: int) -> None:
+    """Blocks are compiled by torch's tracer and its split into forward and backward; the code of inductor is not made here."""
+    model, rows = trained(Team(), GPT2)
+    for others, theirs, graphs in ranks(2).run(rank_compiles, Parallel(data=2, zero=zero)):
+        assert graphs >= 3  # one for each length of the rows
+        assert furthest(others, weights(model)) < CLOSE
+        assert [row["loss"] for row in theirs] == pytest.approx([row["loss"] for row in rows][: len(theirs)], abs=CLOSE)
 
 
 def rank_saves(rank: int, sizes: Parallel, kind: str, folder: Path, steps: int) -> dict[str, torch.Tensor]:

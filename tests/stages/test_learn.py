@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,12 @@ from hornbook.config import from_toml
 from hornbook.errors import UserError
 from hornbook.files import read_lines
 from hornbook.optim.schedule import warmup_decay
+from hornbook.parallel.sizes import Parallel
 from hornbook.stages.corpus import saved_documents
 from hornbook.stages.learn import METRICS, check_model, model_config
 from hornbook.stages.runs import pretrain_run, sft_run
 from hornbook.stages.settings import Recipe, SftRecipe
+from hornbook.stages.train import _check_alone
 from hornbook.stages.voice import Silent
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.layers import LAYERS
@@ -204,6 +208,19 @@ def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -
         pretrain_run(replace(recipe(data, tmp_path / "run"), tf32=True), Silent(), "")
 
 
+@pytest.mark.parametrize("sizes", [Parallel(tensor=2), Parallel(pipeline=2), Parallel(data=2, tensor=2), Parallel(data=2)])
+def test_what_is_not_proven_on_several_processes_is_refused(sizes: Parallel, tmp_path: Path) -> None:
+    team: Any = SimpleNamespace(sizes=sizes)
+    _check_alone(recipe(tmp_path, tmp_path), team)
+    with pytest.raises(UserError, match="weights = 'bf16' is proven on one process alone"):
+        _check_alone(replace(recipe(tmp_path, tmp_path), weights="bf16"), team)
+    compiled = replace(recipe(tmp_path, tmp_path), compile=True)
+    if sizes.world == sizes.data:
+        return _check_alone(compiled, team)
+    with pytest.raises(UserError, match="compile = True is proven on copies alone"):
+        _check_alone(compiled, team)
+
+
 def masked_run(given: Recipe) -> list[dict[str, Any]]:
     """Pretrain as the recipe says; the rows of its metrics."""
     pretrain_run(given, Silent(), "")
@@ -241,6 +258,24 @@ def test_the_masked_recipe_learns(tmp_path: Path) -> None:
     assert held[-1] < held[0] and held[-1] < 0.8 * entropy
 
 
+def test_workers_and_a_ramp_reach_the_run(tmp_path: Path) -> None:
+    """Batches that threads prepared give the same weights, also behind a ramp; and how many threads is no other run."""
+    data, made = tmp_path / "data.txt", []
+    data.write_text("\n\n".join(sentences(60, 40)), encoding="utf-8")
+    given = replace(recipe(data, tmp_path / "one"), steps=4, accumulate=3, ramp=4)
+    for name, workers in (("one", 0), ("two", 3)):
+        folder = pretrain_run(replace(given, out=str(tmp_path / name), workers=workers), Silent(), "")
+        made.append((folder / "model.safetensors").read_bytes())
+        rows = [row for row in read_lines(tmp_path / name / METRICS) if "loss" in row]
+        assert [row["tokens"] for row in rows] == [64 * 2 * used for used in (1, 2, 4, 7)]
+        assert all(0 <= row["data_wait"] <= 1 for row in rows)
+    assert made[0] == made[1] and not [thread for thread in threading.enumerate() if "hornbook-batches" in thread.name]
+    heard = Heard()
+    heard.end = heard.say  # type: ignore[method-assign]
+    pretrain_run(replace(given, workers=1), heard, "")
+    assert heard.lines[-1] == "kept from before"
+
+
 def test_a_run_is_looked_into_as_often_as_its_recipe_says(tmp_path: Path) -> None:
     """And z-loss is part of what it learns from; how often it is looked into is not."""
     data, weights = tmp_path / "data.txt", []
@@ -259,7 +294,7 @@ def test_a_run_is_looked_into_as_often_as_its_recipe_says(tmp_path: Path) -> Non
     assert heard.lines[-1] == "kept from before"
 
 
-@pytest.mark.parametrize(("name", "value"), [("monitor", -1), ("z_loss", -0.1)])
+@pytest.mark.parametrize(("name", "value"), [("monitor", -1), ("z_loss", -0.1), ("ramp", -1), ("workers", -1)])
 def test_a_look_or_a_weight_below_nothing_is_refused(name: str, value: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 0"):
         replace(recipe(tmp_path, tmp_path), **{name: value})

@@ -111,9 +111,20 @@ def test_what_is_no_conversation_is_refused(tok: Tokenizer, messages: Any) -> No
 
 def test_a_tokenizer_without_turns_says_what_it_lacks() -> None:
     bare = Tokenizer.train(["abc"], vocab=257, specials=("<|end|>",))
-    for call in (lambda: bare.render([{"role": "user", "content": "x"}]), lambda: chat.document(bare, "x")):
-        with pytest.raises(UserError, match="<\\|bos\\|>, <\\|system\\|>"):
-            call()
+    with pytest.raises(UserError, match="<\\|bos\\|>, <\\|system\\|>"):
+        bare.render([{"role": "user", "content": "x"}])
+    assert chat.document(bare, "x") == [256, *bare.encode("x"), 256]
+    with pytest.raises(UserError, match="no token that ends a document"):
+        chat.document(Tokenizer.train(["abc"], vocab=256, specials=()), "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "end"),
+    [("gpt2", "<|endoftext|>", "<|endoftext|>"), ("llama3", "<|begin_of_text|>", "<|end_of_text|>"), ("llama2", "<s>", "</s>")],
+)
+def test_a_published_tokenizer_brings_its_own_edges(name: str, begin: str, end: str, data_folder: Path) -> None:
+    tok = Tokenizer.load(data_folder / "tokenizers" / name)
+    assert chat.edges(tok) == (tok.special(begin), tok.special(end))
 
 
 # --- published templates --------------------------------------------------------------------------------------------------

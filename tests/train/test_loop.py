@@ -13,7 +13,7 @@ from torch import Tensor
 from hornbook.batch import Batch, Loss
 from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers, build_optimizer
-from hornbook.optim.schedule import warmup_decay
+from hornbook.optim.schedule import batch_ramp, warmup_decay
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal_lm
 from tests.reference import plain_training
@@ -112,6 +112,34 @@ def test_fit_is_the_loop_written_by_hand(config: dict[str, Any], accumulate: int
     assert [row["loss"] for row in rows] == pytest.approx([loss for loss, _ in expected], abs=CLOSE)
     assert [row["grad_norm"] for row in rows] == pytest.approx([norm for _, norm in expected], abs=CLOSE)
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.01 * factor for factor in factors], abs=1e-15)
+
+
+def test_a_ramp_is_the_loop_written_by_hand(tmp_path: Path) -> None:
+    """Steps of 1, 1, 1, 1, 2, 2, 3, 4 micro-batches; and a run that stops behind any of them goes on to the same weights."""
+    ramp = batch_ramp(1, 4, 10)
+    sizes, steps = [ramp(step) for step in range(8)], 8
+    assert sizes == [1, 1, 1, 1, 2, 2, 3, 4]
+    batches = [random_batch(2, 6, seed, 0.6) for seed in range(sum(sizes))]
+    grouped = [batches[sum(sizes[:step]) : sum(sizes[: step + 1])] for step in range(steps)]
+    factors = [1 / 2, 1.0] + [(steps - step) / (steps - 2) for step in range(2, steps)]
+    plain = tiny_model()
+    expected = plain_training.train(plain, grouped, factors, rates, NEVER)
+
+    def trained(until: int, folder: Path | None = None) -> tuple[TransformerModel, list[dict[str, Any]]]:
+        model, rows = tiny_model(), list[dict[str, Any]]()
+        optimizer = build_optimizer(model, "adamw", 0.01, embedding_rate=0.02, weight_decay=0.3)
+        run = Run(steps=until, accumulate=ramp, clip=NEVER, log_every=1, log=rows.append, folder=folder)
+        fit(model, Given(batches), causal_lm, optimizer, warmup_decay(steps, 2), run)
+        return model, rows
+
+    model, rows = trained(steps)
+    assert furthest(weights(model), weights(plain)) < CLOSE
+    assert [row["loss"] for row in rows] == pytest.approx([loss for loss, _ in expected], abs=CLOSE)
+    assert [row["tokens"] for row in rows] == [12 * sum(sizes[: step + 1]) for step in range(steps)]
+    for stop in range(1, steps):
+        folder = tmp_path / str(stop)
+        trained(stop, folder)
+        assert furthest(weights(trained(steps, folder)[0]), weights(model)) == 0
 
 
 def test_clipping_shortens_the_whole_gradient() -> None:
