@@ -28,6 +28,7 @@ class Learning:
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
     monitor: looks into the layers in a run of one process, written to layers.jsonl (0: none).
     attention_dropout: of weights, as published, or of keys, which keeps the fastest kernel: another dropout of the same mean.
+    attention: sdpa, torch's kernel, or flex, its FlexAttention on a GPU: packed documents and windows cost what is seen of them.
     weights: fp32, or bf16, moved by float32 masters in the optimizer. tf32: products of a GPU with 10 bits of fraction.
     compile: the blocks, by torch.compile, before the first step.
     """
@@ -51,6 +52,7 @@ class Learning:
     precision: str = "auto"
     recompute: Literal["none", "blocks", "selective"] = "none"
     attention_dropout: Literal["weights", "keys"] = "weights"
+    attention: Literal["sdpa", "flex"] = "sdpa"
     weights: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
     compile: bool = False

@@ -11,6 +11,7 @@ import torch
 
 from hornbook.adapt.compile import compile_blocks, compile_seconds
 from hornbook.adapt.dropout import attention_dropout
+from hornbook.adapt.flex import use_flex
 from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
 from hornbook.checkpoint.state import load_weights, newest_state
@@ -63,6 +64,8 @@ def train(
     _check_alone(recipe, stage.team)
     allow_tf32(recipe.tf32, stage.team.device)
     attention_dropout(model, recipe.attention_dropout)
+    if recipe.attention == "flex":
+        use_flex(model)
     every = max(1, recipe.steps // recipe.monitor) if recipe.monitor and stage.team.sizes.world == 1 else 0
     recompute(model, recipe.recompute)
     if recipe.compile:
@@ -96,7 +99,7 @@ def train(
 
 
 def _check_alone(recipe: Learning, team: Team) -> None:
-    for name, usual in (("compile", False), ("weights", "fp32")):
+    for name, usual in (("compile", False), ("weights", "fp32"), ("attention", "sdpa")):
         if team.sizes.world > 1 and getattr(recipe, name) != usual:
             raise UserError(
                 f"{name} = {getattr(recipe, name)!r} is proven on one process alone", where=name,

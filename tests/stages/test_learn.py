@@ -200,8 +200,12 @@ def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -
         replace(recipe(tmp_path, tmp_path), weights="bf16", precision="fp16")
     data = tmp_path / "prose.txt"
     data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
-    with pytest.raises(UserError, match="tf32 is not there"):
-        pretrain_run(replace(recipe(data, tmp_path / "run"), tf32=True), Silent(), "")
+    for settings, message in (
+        ({"tf32": True}, "tf32 is not there"),
+        ({"attention": "flex"}, "attention = 'flex' cannot train on this device"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            pretrain_run(replace(recipe(data, tmp_path / "run"), **settings), Silent(), "")  # type: ignore[arg-type]
 
 
 def masked_run(given: Recipe) -> list[dict[str, Any]]:
