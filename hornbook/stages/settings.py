@@ -23,12 +23,15 @@ class Learning:
     rows: samples per micro-batch; accumulate: micro-batches per step.
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
     momentum, nesterov: of sgd and muon; unset is the usual. decay_steps: the last so many fall; unset is all, for wsd a fifth.
-    precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
+    precision: auto, fp32, bf16, fp16 or fp8, products of blocks in 8 bits on a GPU that has them and bf16 for the rest.
+    sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
     monitor: looks into the layers in a run of one process, written to layers.jsonl (0: none).
     attention_dropout: of weights, as published, or of keys, which keeps the fastest kernel: another dropout of the same mean.
     attention: sdpa, torch's kernel, or flex, its FlexAttention on a GPU: packed documents and windows cost what is seen of them.
+    kernels: torch, or triton, hornbook's own in place of torch's operations, where this model has them, on a GPU.
+    update: how torch's optimizers step: fused, one kernel; foreach, an operation at a time; plain, a parameter at a time.
     weights: fp32, or bf16, moved by float32 masters in the optimizer. tf32: products of a GPU with 10 bits of fraction.
     compile: the blocks, by torch.compile, before the first step.
     """
@@ -44,6 +47,7 @@ class Learning:
     beta2: float = 0.95
     momentum: float | None = None
     nesterov: bool = False
+    update: Literal["fused", "foreach", "plain"] = "fused"
     weight_decay: float = 0.0
     warmup: int = 20
     decay: Decay = "linear"
@@ -53,6 +57,7 @@ class Learning:
     recompute: Literal["none", "blocks", "selective"] = "none"
     attention_dropout: Literal["weights", "keys"] = "weights"
     attention: Literal["sdpa", "flex"] = "sdpa"
+    kernels: Literal["torch", "triton"] = "torch"
     weights: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
     compile: bool = False

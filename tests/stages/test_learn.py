@@ -203,6 +203,8 @@ def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -
     for settings, message in (
         ({"tf32": True}, "tf32 is not there"),
         ({"attention": "flex"}, "attention = 'flex' cannot train on this device"),
+        ({"precision": "fp8"}, "precision fp8 is not there"),
+        ({"kernels": "triton"}, "kernels = 'triton' needs a CUDA device"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             pretrain_run(replace(recipe(data, tmp_path / "run"), **settings), Silent(), "")  # type: ignore[arg-type]
