@@ -77,6 +77,13 @@ class Learning:
         for name in ("warmup", "monitor"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
+        for name, known in (
+            ("attention", ("sdpa", "flex")),
+            ("kernels", ("torch", "triton")),
+            ("update", ("fused", "foreach", "plain")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be {' or '.join(known)}: {getattr(self, name)!r}")
         if self.weights == "bf16" and self.precision == "fp16":
             raise ValueError("weights must be fp32 where precision is fp16: 'bf16'; use precision auto, or weights fp32")
         check_optimizer(self.optimizer, (self.beta1, self.beta2), self.momentum, self.nesterov)

@@ -198,6 +198,9 @@ def test_short_weights_and_another_dropout_leave_no_trace_in_what_is_published(t
 def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights must be fp32 where precision is fp16"):
         replace(recipe(tmp_path, tmp_path), weights="bf16", precision="fp16")
+    for name in ("attention", "kernels", "update"):
+        with pytest.raises(ValueError, match=f"{name} must be .* or .*: 'tritn'"):
+            replace(recipe(tmp_path, tmp_path), **{name: "tritn"})  # type: ignore[arg-type]
     data = tmp_path / "prose.txt"
     data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
     for settings, message in (
