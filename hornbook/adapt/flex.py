@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,19 +52,20 @@ def use_flex(model: nn.Module) -> None:
             "attention = 'flex' has no dropout of weights", where="attention", why="the model's attention drops weights out",
             fix='set attention_dropout = "keys", the dropout of attention in [model] to 0, or leave attention out (sdpa)',
         )  # fmt: skip
+    attention, masks = _fused(device)
     for tower in model.modules():
         if isinstance(tower, TowerLayer):
-            vars(tower)["forward"] = partial(_with_blocks, tower)
+            vars(tower)["forward"] = partial(_with_blocks, masks, tower)
     for layer in layers:
-        vars(layer)["forward"] = partial(_attended, layer)
+        vars(layer)["forward"] = partial(_attended, attention, layer)
 
 
 # A partial and not a closure: a copy of the model then computes with its own weights.
-def _with_blocks(tower: TowerLayer, x: Tensor, ctx: Context) -> Tensor:
+def _with_blocks(masks: Callable[..., BlockMask], tower: TowerLayer, x: Tensor, ctx: Context) -> Tensor:
     if _trains(ctx):
         sights = {_sight(layer): None for layer in attention_layers(tower).values() if not layer.spec.cross}
         given = {each.name: getattr(ctx, each.name) for each in fields(Context)}
-        ctx = Blocks(**given, masks={sight: _blocks(ctx, *sight, x) for sight in sights})
+        ctx = Blocks(**given, masks={sight: _blocks(masks, ctx, *sight, x) for sight in sights})
     return TowerLayer.forward(tower, x, ctx)
 
 
@@ -72,14 +73,14 @@ def _trains(ctx: Context) -> bool:
     return torch.is_grad_enabled() and ctx.cache is None
 
 
-def _attended(layer: AttentionLayer, x: Tensor, ctx: Context) -> Tensor:
+def _attended(attention: Callable[..., Any], layer: AttentionLayer, x: Tensor, ctx: Context) -> Tensor:
     if not isinstance(ctx, Blocks):
         return AttentionLayer.forward(layer, x, ctx)
     q_bthk, k_bsgk, v_bsgk = layer.project(x, ctx)
     if torch.is_autocast_enabled(x.device.type):
         q_bthk, k_bsgk, v_bsgk = (each.to(torch.get_autocast_dtype(x.device.type)) for each in (q_bthk, k_bsgk, v_bsgk))
     grouped, asked = q_bthk.shape[2] != k_bsgk.shape[2], AuxRequest(lse=layer.sinks is not None)
-    y_bhtk, aux = _fused(x.device.type)[0](
+    y_bhtk, aux = attention(
         *(each.transpose(1, 2) for each in (q_bthk, k_bsgk, v_bsgk)), score_mod=_score(layer, ctx, x), scale=layer.spec.scale,
         block_mask=ctx.masks[_sight(layer)], enable_gqa=grouped, return_aux=asked,
     )  # fmt: skip
@@ -92,7 +93,6 @@ def _sight(layer: AttentionLayer) -> Sight:
     return layer.spec.causal, layer.spec.window
 
 
-@cache
 def _fused(device: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Attention and the making of masks: compiled on a GPU, where neither has a matrix of pairs then."""
     if device == "cpu":
@@ -100,7 +100,9 @@ def _fused(device: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return torch.compile(flex_attention), torch.compile(create_block_mask)
 
 
-def _blocks(ctx: Context, causal: bool, window: int | None, x: Tensor) -> BlockMask | None:
+def _blocks(
+    masks: Callable[..., BlockMask], ctx: Context, causal: bool, window: int | None, x: Tensor
+) -> BlockMask | None:  # fmt: skip
     """The blocks that hold a pair that is seen, None where every pair is: `model.mask.visible`, said for a pair."""
     place, prefix_b = _place(ctx, len(x)), ctx.prefix_b
     documents_bt, padding_bs = (None if each is None else each.expand(len(x), -1) for each in (ctx.documents_bt, ctx.padding_bs))
@@ -120,8 +122,7 @@ def _blocks(ctx: Context, causal: bool, window: int | None, x: Tensor) -> BlockM
         return found if padding_bs is None else found & padding_bs[b, j]
 
     rows = None if all(each is None for each in (ctx.positions_bt, prefix_b, documents_bt, padding_bs)) else len(x)
-    found: BlockMask = _fused(x.device.type)[1](seen, rows, None, x.shape[1], x.shape[1], device=x.device)
-    return found
+    return masks(seen, rows, None, x.shape[1], x.shape[1], device=x.device)
 
 
 def _score(layer: AttentionLayer, ctx: Context, x: Tensor) -> Callable[..., Tensor] | None:

@@ -23,6 +23,10 @@ def interpreted() -> Iterator[None]:
         yield
 
 
+def reached(*_: Any, **__: Any) -> None:
+    pytest.fail("reached")
+
+
 def switched(config: dict[str, Any], **settings: Any) -> tuple[float, list[str], bool]:
     """The loss of a batch in a model that the switches have changed, what was said, and whether the head has a kernel."""
     model, said = tiny_model(config, dtype=torch.float32), list[str]()
@@ -43,7 +47,7 @@ def test_kernels_are_those_that_the_model_has_something_for(interpreted: None, c
 
 def test_attention_is_flex_where_both_are_asked_for(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "NO_BACKWARD", ())
-    monkeypatch.setattr(flex, "_fused", lambda device: pytest.fail("reached"))
+    monkeypatch.setattr(flex, "_fused", lambda device: (reached, reached))
     with torch.no_grad():
         assert switched(LLAMA, kernels="triton", attention="flex")[1] == ["kernels: rms_norm, rope, cross_entropy"]
     with pytest.raises(pytest.fail.Exception, match="reached"):
