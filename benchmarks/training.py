@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -317,7 +317,13 @@ def quartiles(values: list[float]) -> list[float]:
     return [float(x) for x in np.quantile(values, (0.25, 0.5, 0.75))]
 
 
-def peak_bytes(peer: Hornbook | Plain) -> int:
+class Peer(Protocol):
+    model: nn.Module
+
+    def train(self, steps: int) -> float: ...
+
+
+def peak_bytes(peer: Peer) -> int:
     """The most that one step holds above weights, gradients and moments, which the step before has made."""
     peer.train(1)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
@@ -328,7 +334,11 @@ def peak_bytes(peer: Hornbook | Plain) -> int:
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    return peak - sum(parameter.nbytes for parameter in peer.model.parameters())  # the gradients, made within the step
+    return peak - gradient_bytes(peer.model)  # made within the step
+
+
+def gradient_bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * (parameter.grad_dtype or parameter.dtype).itemsize for parameter in model.parameters())
 
 
 def memory(row: Row, clone: Path | None) -> dict[str, Any]:

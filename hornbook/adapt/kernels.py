@@ -31,24 +31,29 @@ def use_kernels(model: nn.Module, names: Collection[str]) -> None:
     a mask tells what is seen (packed or padded rows, a cache) or weights drop out. A `UserError` for a name that is unknown or has
     nothing to replace in this model, for a model on another device, and where Triton is not installed.
     """
-    found = {name: [module for module in model.modules() if fits(module)] for name, (fits, _, _) in KERNELS.items()}
+    device, fit = next(model.parameters()).device.type, fitting(model)
+    if names and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError(
+            f"kernels = 'triton' needs a CUDA device, and the model is on {device}", where="kernels",
+            fix="leave kernels out (torch), or start Python with TRITON_INTERPRET=1 to run them here, slowly, for a look",
+        )  # fmt: skip
     for name in names:
         if name not in KERNELS:
             raise UserError(f"no kernel is called {name!r}", fix=near(name, KERNELS))
-        if not found[name]:
+        if name not in fit:
             raise UserError(f"this model has nothing that the kernel {name} could compute", fix=f"leave {name} out")
         part(name if name != "attention" else "flash_attention")
-    device = next(model.parameters()).device.type
-    if names and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise UserError(
-            f"the kernels need a CUDA device, and the model is on {device}",
-            fix="move the model first, or start Python with TRITON_INTERPRET=1 to run them there, slowly, for a look",
-        )
     for name, (_, attribute, made) in KERNELS.items():
-        for module in found[name]:
+        for module in fit.get(name, []):
             vars(module).pop(attribute, None)
             if name in names:
                 vars(module)[attribute] = made(module)
+
+
+def fitting(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """The kernels that this model has something for, each with the modules that it would go into."""
+    found = {name: [module for module in model.modules() if fits(module)] for name, (fits, _, _) in KERNELS.items()}
+    return {name: modules for name, modules in found.items() if modules}
 
 
 def _norm(layer: Any) -> Callable[[Tensor], Tensor]:

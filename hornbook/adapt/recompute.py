@@ -24,7 +24,8 @@ KINDS: tuple[Recompute, ...] = ("none", "blocks", "selective")
 DEAR = [
     getattr(torch.ops.aten, name).default
     for name in (
-        "mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+        "mm", "addmm", "bmm", "baddbmm", "_scaled_mm", "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention",
         "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
     )
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from hornbook.optim.build import Optimizers
 from hornbook.optim.shards import like
 from hornbook.ranks import from_first, patient_group, rank, several
 
+IMPLEMENTATION = ("fused", "foreach")  # of an optimizer's step: this run's own, whatever the saved one's was
 WHOLE = "state.safetensors"  # what a single process writes
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8}
 
@@ -194,7 +195,7 @@ def restore(saved: Saved, model: TransformerModel, optimizer: Optimizers) -> Non
     optimizer.put(found)
     for part, groups in zip(optimizer.parts, saved.groups, strict=True):
         for group, values in zip(part.param_groups, groups, strict=True):
-            group.update({key: value for key, value in values.items() if key != "params"})
+            group.update({key: value for key, value in values.items() if key not in ("params", *IMPLEMENTATION)})
 
 
 @torch.no_grad()

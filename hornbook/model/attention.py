@@ -108,17 +108,7 @@ class AttentionLayer(nn.Module):
 
     def looks(self, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor, Scores]:
         """Queries (B, T, H, K), keys and values (B, S, G, K), and how they meet."""
-        spec, source = self.spec, x
-        if spec.cross:
-            if ctx.memory is None:
-                raise ValueError("cross-attention needs a memory: give Context(memory=...), or call the model with a source")
-            source = ctx.memory
-        q_bthk = self.q_norm(self.q(x).unflatten(-1, (-1, spec.head_dim)))
-        k_bsgk = self.k_norm(self.k(source).unflatten(-1, (-1, spec.head_dim)))
-        v_bsgk = self.v(source).unflatten(-1, (-1, spec.head_dim))
-        if spec.rope is not None:
-            assert ctx.rotations is not None  # the tower sets them
-            q_bthk, k_bsgk = (self.rotate(t, ctx.rotations[spec.rope]) for t in (q_bthk, k_bsgk))
+        spec, (q_bthk, k_bsgk, v_bsgk) = self.spec, self.project(x, ctx)
         mask, bias, causal = None, None, False
         if spec.cross:
             mask = None if ctx.memory_padding_bs is None else ctx.memory_padding_bs[:, None, None, :]
@@ -131,10 +121,25 @@ class AttentionLayer(nn.Module):
                 mask = visible(ctx, spec.causal, positions_bt, positions_bs, spec.window)
             if self.bias is not None:
                 bias = self.bias(positions_bt, positions_bs, q_bthk.dtype)
-        dropout = spec.dropout if self.training else 0.0
-        if dropout and spec.dropout_kind == "keys":  # outside the kernel, which loses its fastest path to a dropout within
-            v_bsgk, dropout = v_bsgk * F.dropout(torch.ones_like(v_bsgk[..., :1]), dropout), 0.0
+        dropout = spec.dropout if self.training and spec.dropout_kind == "weights" else 0.0
         return q_bthk, k_bsgk, v_bsgk, Scores(mask, bias, causal, spec.scale, spec.softcap, self.sinks, dropout)
+
+    def project(self, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """The queries, keys and values of this call alone, turned to their positions."""
+        spec, source = self.spec, ctx.memory if self.spec.cross else x
+        if source is None:
+            raise ValueError("cross-attention needs a memory: give Context(memory=...), or call the model with a source")
+        q_bthk = self.q_norm(self.q(x).unflatten(-1, (-1, spec.head_dim)))
+        k_bsgk = self.k_norm(self.k(source).unflatten(-1, (-1, spec.head_dim)))
+        v_bsgk = self.v(source).unflatten(-1, (-1, spec.head_dim))
+        if spec.rope is not None:
+            assert ctx.rotations is not None  # the tower sets them
+            q_bthk, k_bsgk = (self.rotate(t, ctx.rotations[spec.rope]) for t in (q_bthk, k_bsgk))
+        if (
+            spec.dropout and spec.dropout_kind == "keys" and self.training
+        ):  # outside the kernel, which loses its fastest path to a dropout within
+            v_bsgk = v_bsgk * F.dropout(torch.ones_like(v_bsgk[..., :1]), spec.dropout)
+        return q_bthk, k_bsgk, v_bsgk
 
 
 def default_positions(x: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ fastest path.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import and_
+
 from torch import Tensor
 
 from hornbook.model.spec import Context
@@ -37,9 +40,4 @@ def visible(ctx: Context, causal: bool, positions_bt: Tensor, positions_bs: Tens
         conditions.append(ctx.documents_bt[:, :, None] == ctx.documents_bt[:, None, :])
     if ctx.padding_bs is not None:
         conditions.append(ctx.padding_bs[:, None, :])
-    if not conditions:
-        return None
-    seen_bts = conditions[0]
-    for condition in conditions[1:]:
-        seen_bts = seen_bts & condition
-    return seen_bts[:, None]
+    return reduce(and_, conditions)[:, None] if conditions else None

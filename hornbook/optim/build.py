@@ -1,4 +1,4 @@
-"""A model and an optimizer's name -> `Optimizers`, which step as one: torch's own, fused, or Muon with AdamW beside it.
+"""A model and an optimizer's name -> `Optimizers`, which step as one: torch's own, or Muon with AdamW beside it.
 
 SGD (with momentum, Sutskever et al. 2013 for Nesterov's), Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019) take
 everything. Adam and SGD add the decay to the gradient, so that momentum and Adam's division act on it too; AdamW and Muon shrink
@@ -8,7 +8,7 @@ the weights themselves. Muon (`optim/muon.py`) takes the tower's matrices alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from hornbook.optim.groups import parameter_groups
 from hornbook.optim.kinds import MOMENTUM, check_optimizer
 from hornbook.optim.muon import Muon
 from hornbook.optim.shards import local, plain
+
+Update = Literal["fused", "foreach", "plain"]
 
 
 class Optimizers:
@@ -77,11 +79,13 @@ class Optimizers:
 def build_optimizer(
     model: TransformerModel, kind: str, learning_rate: float, *, embedding_rate: float | None = None, weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95), momentum: float | None = None, nesterov: bool = False,
+    update: Update = "fused",
 ) -> Optimizers:  # fmt: skip
     """`learning_rate` is the matrices' peak; embeddings and vectors take `embedding_rate` (None: the same). Vectors never decay.
 
     Beside Muon the embeddings do not decay either. betas: of Adam and AdamW, also of the one beside Muon. momentum: of SGD and
-    Muon (None: the usual of each). nesterov: SGD's momentum looks ahead; Muon's always does.
+    Muon (None: the usual of each). nesterov: SGD's momentum looks ahead; Muon's always does. update: torch's steps
+    all at once in one kernel, an operation at a time for all parameters, or a parameter at a time; Muon's own step is one anyway.
     """
     check_optimizer(kind, betas, momentum, nesterov)
     groups, rate = parameter_groups(model), embedding_rate or learning_rate
@@ -92,11 +96,12 @@ def build_optimizer(
 
     matrices, vectors = group(groups.matrices, learning_rate, weight_decay), group(groups.vectors, rate, 0.0)
     embeddings = group(groups.embeddings, rate, 0.0 if kind == "muon" else weight_decay)
+    how = {"fused": update == "fused", "foreach": update == "foreach"}
     kept = MOMENTUM.get(kind, 0.0) if momentum is None else momentum
     if kind == "muon":
         muon = Muon(matrices["params"], lr=learning_rate, weight_decay=weight_decay, momentum=kept, wholes=groups.matrices)
-        return Optimizers([muon, AdamW([embeddings, vectors], betas=betas, fused=True)], mine)
+        return Optimizers([muon, AdamW([embeddings, vectors], betas=betas, **how)], mine)
     every = [matrices, embeddings, vectors]
     if kind == "sgd":
-        return Optimizers([SGD(every, momentum=kept, nesterov=nesterov, fused=True)], mine)
-    return Optimizers([(Adam if kind == "adam" else AdamW)(every, betas=betas, fused=True)], mine)
+        return Optimizers([SGD(every, momentum=kept, nesterov=nesterov, **how)], mine)
+    return Optimizers([(Adam if kind == "adam" else AdamW)(every, betas=betas, **how)], mine)

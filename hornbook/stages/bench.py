@@ -51,8 +51,10 @@ def matmul_peak(device: torch.device, name: str, measure: bool) -> float:
 
     The best that was ever measured on this machine, from the user's cache, by processor, threads, torch and format. With
     `measure` it is measured again, in less than a second (half of `device_limits`' side, at least one run), since a machine that
-    was busy then measured too little. A run of a few steps does not wait for a figure that says little about it.
+    was busy then measured too little. A run of a few steps does not wait for a figure that says little about it. fp8 counts as
+    bf16, in which all of a model but the products of its blocks is computed.
     """
+    name = "bf16" if name == "fp8" else name
     machine, peak = _machine(device, name), 0.0
     if measure:
         peak = _peak(device, SIDE[device.type] // 2, FORMATS[name], 1)

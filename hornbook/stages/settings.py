@@ -26,11 +26,15 @@ class Learning:
     workers: threads that prepare batches while the model learns, for the same weights.
     learning_rate: of the tower's matrices; embedding_rate: of embeddings and vectors.
     momentum, nesterov: of sgd and muon; unset is the usual. decay_steps: the last so many fall; unset is all, for wsd a fifth.
-    precision: auto, fp32, bf16 or fp16; sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
+    precision: auto, fp32, bf16, fp16 or fp8, products of blocks in 8 bits on a GPU that has them and bf16 for the rest.
+    sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
     monitor: looks into the layers in a run of one process, written to layers.jsonl (0: none).
     attention_dropout: of weights, as published, or of keys, which keeps the fastest kernel: another dropout of the same mean.
+    attention: sdpa, torch's kernel, or flex, its FlexAttention on a GPU: packed documents and windows cost what is seen of them.
+    kernels: torch, or triton, hornbook's own in place of torch's operations, where this model has them, on a GPU.
+    update: how torch's optimizers step: fused, one kernel; foreach, an operation at a time; plain, a parameter at a time.
     weights: fp32, or bf16, moved by float32 masters in the optimizer. tf32: products of a GPU with 10 bits of fraction.
     compile: the blocks, by torch.compile, before the first step.
     """
@@ -48,6 +52,7 @@ class Learning:
     beta2: float = 0.95
     momentum: float | None = None
     nesterov: bool = False
+    update: Literal["fused", "foreach", "plain"] = "fused"
     weight_decay: float = 0.0
     warmup: int = 20
     decay: Decay = "linear"
@@ -56,6 +61,8 @@ class Learning:
     precision: str = "auto"
     recompute: Literal["none", "blocks", "selective"] = "none"
     attention_dropout: Literal["weights", "keys"] = "weights"
+    attention: Literal["sdpa", "flex"] = "sdpa"
+    kernels: Literal["torch", "triton"] = "torch"
     weights: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
     compile: bool = False
@@ -75,6 +82,13 @@ class Learning:
         for name in ("warmup", "monitor", "ramp", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
+        for name, known in (
+            ("attention", ("sdpa", "flex")),
+            ("kernels", ("torch", "triton")),
+            ("update", ("fused", "foreach", "plain")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be {' or '.join(known)}: {getattr(self, name)!r}")
         if self.weights == "bf16" and self.precision == "fp16":
             raise ValueError("weights must be fp32 where precision is fp16: 'bf16'; use precision auto, or weights fp32")
         check_optimizer(self.optimizer, (self.beta1, self.beta2), self.momentum, self.nesterov)

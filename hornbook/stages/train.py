@@ -11,6 +11,9 @@ import torch
 
 from hornbook.adapt.compile import compile_blocks, compile_seconds
 from hornbook.adapt.dropout import attention_dropout
+from hornbook.adapt.flex import use_flex
+from hornbook.adapt.fp8 import use_fp8
+from hornbook.adapt.kernels import fitting, use_kernels
 from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
 from hornbook.checkpoint.state import load_weights, newest_state
@@ -62,16 +65,14 @@ def train(
     stage.voice.say(f"precision: {precision}")
     _check_alone(recipe, stage.team)
     allow_tf32(recipe.tf32, stage.team.device)
-    attention_dropout(model, recipe.attention_dropout)
+    switch(model, recipe, stage.voice.say)
     every = max(1, recipe.steps // recipe.monitor) if recipe.monitor and stage.team.sizes.world == 1 else 0
-    recompute(model, recipe.recompute)
-    if recipe.compile:
-        compile_blocks(model)
     stage.team.spread(model)
     torch.manual_seed(recipe.seed + stage.team.part)  # dropout's, another for each part of a batch
     optimizer = build_optimizer(
         model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=recipe.weight_decay,
         betas=(recipe.beta1, recipe.beta2), momentum=recipe.momentum, nesterov=recipe.nesterov,
+        update=recipe.update,
     )  # fmt: skip
     masters = Masters(model, optimizer) if recipe.weights == "bf16" else None
     run = Run(
@@ -96,9 +97,31 @@ def train(
         stage.voice.say(f"compiling took {compile_seconds():.0f} s")
 
 
+def switch(model: TransformerModel, recipe: Learning, say: Callable[[str], Any]) -> None:
+    """Change how the built model computes, as the recipe says."""
+    attention_dropout(model, recipe.attention_dropout)
+    if recipe.kernels == "triton":
+        names = [name for name in fitting(model) if name != "attention" or recipe.attention != "flex"]
+        use_kernels(model, names)
+        say(f"kernels: {', '.join(names)}")
+    if recipe.attention == "flex":
+        use_flex(model)
+    if recipe.precision == "fp8":
+        say("fp8: {} of {} matrices of blocks; the others' sizes are no multiples of 16".format(*use_fp8(model)))
+    recompute(model, recipe.recompute)
+    if recipe.compile:
+        compile_blocks(model)
+
+
 def _check_alone(recipe: Learning, team: Team) -> None:
-    for name, usual, most, where in (("compile", False, team.sizes.data, "copies"), ("weights", "fp32", 1, "one process")):
-        if team.sizes.world > most and getattr(recipe, name) != usual:
+    proven_alone = {
+        "weights": recipe.weights == "bf16", "attention": recipe.attention == "flex", "precision": recipe.precision == "fp8",
+        "kernels": recipe.kernels == "triton",
+    }  # fmt: skip
+    asked = {name: ("one process", 1) for name, used in proven_alone.items() if used}
+    asked |= {"compile": ("copies", team.sizes.data)} if recipe.compile else {}
+    for name, (where, most) in asked.items():
+        if team.sizes.world > most:
             raise UserError(
                 f"{name} = {getattr(recipe, name)!r} is proven on {where} alone", where=name,
                 why=f"this run has {team.sizes.world} processes", fix=f"leave {name} out, or the other sizes of [parallel]",

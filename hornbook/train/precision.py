@@ -3,6 +3,7 @@
 Weights, moments and sums stay in float32; torch's autocast takes the products in the shorter format. bf16 reaches as far as
 float32. fp16 does not: small gradients vanish, so the loss is multiplied by a scale and the gradients divided by it (Micikevicius
 et al. 2018, section 3.2). A step whose gradients overflow is left out and halves the scale; many without an overflow double it.
+fp8 is bf16 but for the products that `adapt/fp8.py` takes over.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import torch
 
 from hornbook.errors import UserError, near
 
-FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # fp8: of all the rest
 FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000
 
 
 class Precision:
-    """One run's format on one kind of device, with the scale of its losses. fp32 and bf16 have none: it is 1."""
+    """One run's format on one kind of device, with the scale of its losses. All but fp16 have none: it is 1."""
 
     def __init__(self, name: str = "fp32", device: str = "cpu", scale: float = FIRST_SCALE):
         if name not in FORMATS:
@@ -58,10 +59,10 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise UserError(
             f"precision must be auto, {', '.join(FORMATS)}: {name!r}", where="precision", fix=near(name, ["auto", *FORMATS])
         )
-    if name == "bf16" and not bf16:
-        raise UserError(
-            "precision bf16 is not there", where="precision", why=f"{device} computes without it", fix="use fp16 or fp32"
-        )
+    fp8 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+    for short, there, fix in (("bf16", bf16, "use fp16 or fp32"), ("fp8", fp8, "use auto")):
+        if name == short and not there:
+            raise UserError(f"precision {name} is not there", where="precision", why=f"{device} computes without it", fix=fix)
     return name
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from hornbook.data.batches import Batches
 from hornbook.families import build_any
 from hornbook.model import TransformerModel
 from hornbook.model.block import TowerLayer
 from hornbook.model.moe import MoELayer
-from hornbook.optim.build import build_optimizer
+from hornbook.optim.build import Optimizers, Update, build_optimizer
 from hornbook.optim.kinds import OPTIMIZERS
 from hornbook.optim.muon import Muon
+from hornbook.train.loop import Run, fit
+from hornbook.train.objective import causal_lm
 from tests.reference.published import CASES, Case, oracle, published
-from tests.reference.tiny import FAMILIES, LLAMA, TIED, furthest, tiny_model, weights
+from tests.reference.tiny import FAMILIES, LLAMA, TIED, furthest, tiny_model, tiny_stream, weights
 
 every_family = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 FACTORS = (0.25, 0.5, 1.0, 0.75, 0.1)
@@ -156,3 +160,42 @@ def test_decay_of_every_published_family(case: Case) -> None:
 def test_what_an_optimizer_does_not_have_is_refused(kind: str, settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         build_optimizer(tiny_model(), kind, 0.1, **settings)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_however_it_is_computed_a_step_is_the_same(kind: str) -> None:
+    """And so are the names, shapes and types of what an optimizer remembers."""
+    found, states = [], []
+    for update in get_args(Update):
+        model = tiny_model(TIED, dtype=torch.float32)
+        optimizer = build_optimizer(model, kind, 0.01, weight_decay=0.1, update=update)
+        assert [(group["fused"], group["foreach"]) for group in optimizer.parts[-1].param_groups][0] == (
+            update == "fused", update == "foreach",
+        )  # fmt: skip
+        for step in range(5):
+            set_gradients(model, step)
+            optimizer.step(clip=1.0)
+        found.append(weights(model))
+        states.append(
+            [{name: (value.shape, value.dtype) for name, value in moments.items()} for _, _, moments in optimizer.states()]
+        )
+    assert furthest(found[0], found[1]) < 1e-6 and furthest(found[0], found[2]) < 1e-6
+    assert states[0] == states[1] == states[2] and states[0]
+
+
+def test_a_run_goes_on_with_another_update(tmp_path: Path) -> None:
+    """Stopped when fused and resumed a parameter at a time, it ends where it ends in one go."""
+
+    def trained(steps: int, update: Update, folder: Path) -> tuple[TransformerModel, Optimizers]:
+        model = tiny_model(TIED, dtype=torch.float32)
+        optimizer = build_optimizer(model, "adamw", 0.01, update=update)
+        run = Run(steps=steps, folder=folder, save_every=3)
+        fit(model, Batches(tiny_stream(), 4, 0), causal_lm, optimizer, lambda step: 1.0, run)
+        return model, optimizer
+
+    whole, _ = trained(6, "fused", tmp_path / "whole")
+    for update in get_args(Update):
+        trained(3, "fused", tmp_path / update)
+        model, optimizer = trained(6, update, tmp_path / update)
+        assert all(group["fused"] == (update == "fused") for group in optimizer.groups())
+        assert furthest(weights(model), weights(whole)) < 1e-6

@@ -202,10 +202,19 @@ def test_short_weights_and_another_dropout_leave_no_trace_in_what_is_published(t
 def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights must be fp32 where precision is fp16"):
         replace(recipe(tmp_path, tmp_path), weights="bf16", precision="fp16")
+    for name in ("attention", "kernels", "update"):
+        with pytest.raises(ValueError, match=f"{name} must be .* or .*: 'tritn'"):
+            replace(recipe(tmp_path, tmp_path), **{name: "tritn"})  # type: ignore[arg-type]
     data = tmp_path / "prose.txt"
     data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
-    with pytest.raises(UserError, match="tf32 is not there"):
-        pretrain_run(replace(recipe(data, tmp_path / "run"), tf32=True), Silent(), "")
+    for settings, message in (
+        ({"tf32": True}, "tf32 is not there"),
+        ({"attention": "flex"}, "attention = 'flex' cannot train on this device"),
+        ({"precision": "fp8"}, "precision fp8 is not there"),
+        ({"kernels": "triton"}, "kernels = 'triton' needs a CUDA device"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            pretrain_run(replace(recipe(data, tmp_path / "run"), **settings), Silent(), "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sizes", [Parallel(tensor=2), Parallel(pipeline=2), Parallel(data=2, tensor=2), Parallel(data=2)])

@@ -122,8 +122,10 @@ def test_the_choice_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="bf17") as error:
         choose_precision("bf17", torch.device("cpu"))
     assert "bf16" in str(error.value)
-    with pytest.raises(ValueError, match="fp8"):
-        Precision("fp8")
+    with pytest.raises(UserError, match="precision fp8 is not there(?s:.)*cpu computes without it(?s:.)*Fix: "):
+        choose_precision("fp8", torch.device("cpu"))
+    with pytest.raises(ValueError, match="fp4"):
+        Precision("fp4")
 
 
 def test_tf32_is_refused_where_it_is_not_and_nothing_changes() -> None:

@@ -1,0 +1,78 @@
+"""What a recipe's switches change in a built model, and which of them are for one process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+
+from hornbook.adapt import flex
+from hornbook.errors import UserError
+from hornbook.stages.settings import Learning
+from hornbook.stages.train import _check_alone, switch
+from hornbook.train.objective import causal_lm
+from tests.reference.interpreted import kernels_on
+from tests.reference.tiny import GPT2, LLAMA, random_batch, tiny_model
+
+
+@pytest.fixture
+def interpreted() -> Iterator[None]:
+    with kernels_on("cpu"):
+        yield
+
+
+def reached(*_: Any, **__: Any) -> None:
+    pytest.fail("reached")
+
+
+def switched(config: dict[str, Any], **settings: Any) -> tuple[float, list[str], bool]:
+    """The loss of a batch in a model that the switches have changed, what was said, and whether the head has a kernel."""
+    model, said = tiny_model(config, dtype=torch.float32), list[str]()
+    switch(model, Learning(**settings), said.append)
+    return float(causal_lm(model, random_batch(1, 9, 0)).total.detach()), said, "row_losses" in vars(model.head)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [(LLAMA, "kernels: rms_norm, rope, attention, cross_entropy"), (GPT2, "kernels: attention, cross_entropy")],
+    ids=["llama", "gpt2"],
+)
+def test_kernels_are_those_that_the_model_has_something_for(interpreted: None, config: dict[str, Any], said: str) -> None:
+    plain, silence, before = switched(config)
+    found, heard, after = switched(config, kernels="triton")
+    assert not silence and heard == [said] and found == pytest.approx(plain, rel=1e-5) and after and not before
+
+
+def test_attention_is_flex_where_both_are_asked_for(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex, "NO_BACKWARD", ())
+    monkeypatch.setattr(flex, "_fused", lambda device: (reached, reached))
+    with torch.no_grad():
+        assert switched(LLAMA, kernels="triton", attention="flex")[1] == ["kernels: rms_norm, rope, cross_entropy"]
+    with pytest.raises(pytest.fail.Exception, match="reached"):
+        switched(LLAMA, kernels="triton", attention="flex")
+
+
+def test_eight_bits_are_said() -> None:
+    plain, (found, said, _) = switched(LLAMA)[0], switched(LLAMA, precision="fp8")
+    assert said == ["fp8: 4 of 14 matrices of blocks; the others' sizes are no multiples of 16"] and found == plain  # 9 tokens
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"compile": True}, {"weights": "bf16"}, {"attention": "flex"}, {"precision": "fp8"}, {"kernels": "triton"}],
+    ids=str,
+)
+def test_what_is_proven_on_one_process_is_refused_on_more(settings: dict[str, Any]) -> None:
+    class Sizes:
+        world = 2
+
+    class Two:
+        sizes = Sizes
+
+    name = next(iter(settings))
+    with pytest.raises(UserError, match=f"{name} = .* is proven on one process alone") as error:
+        _check_alone(Learning(**settings), cast("Any", Two))
+    assert error.value.where == name
+    _check_alone(Learning(), cast("Any", Two))
