@@ -135,9 +135,7 @@ class AttentionLayer(nn.Module):
         if spec.rope is not None:
             assert ctx.rotations is not None  # the tower sets them
             q_bthk, k_bsgk = (self.rotate(t, ctx.rotations[spec.rope]) for t in (q_bthk, k_bsgk))
-        if (
-            spec.dropout and spec.dropout_kind == "keys" and self.training
-        ):  # outside the kernel, which loses its fastest path to a dropout within
+        if spec.dropout_kind == "keys" and self.training and spec.dropout:  # outside the kernel, whose fastest path has none
             v_bsgk = v_bsgk * F.dropout(torch.ones_like(v_bsgk[..., :1]), spec.dropout)
         return q_bthk, k_bsgk, v_bsgk
 
