@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hornbook.batch import IGNORE, Batch
-from hornbook.data.audio import Variation, log_mel, read_wav, resampled
+from hornbook.data.audio import Variation, log_mel, read_wav, resampled, trimmed
 from hornbook.errors import UserError
 
 ROOM = 1.0  # four powers of ten: what is quieter than the loudest by more is the room and the microphone, not the voice
@@ -71,14 +71,18 @@ class SpeechRows:
     """Recordings as samples of `data/batches.py`: frames (B, mels, S) of mean 0 and deviation 1, and the ids of letters.
 
     letters    the alphabet: letter i has the id i + 1, and 0 is CTC's blank; a letter that is not in it cannot be learned from
+    trim       decibels: what is quieter than the loudest frame by more is cut off at both ends; 0: nothing is
     """
 
     def __init__(
-        self, recordings: Sequence[Recording], letters: str, rate: int, mels: int, variation: Variation | None = None, seed: int = 0
-    ):
+        self, recordings: Sequence[Recording], letters: str, rate: int, mels: int, variation: Variation | None = None,
+        seed: int = 0, trim: float = 0.0,
+    ):  # fmt: skip
         self.texts = [recording.text for recording in recordings]
         self.letters, self.rate, self.mels, self.variation, self.seed = letters, rate, mels, variation, seed
         self.samples = [self._at_rate(*read_wav(recording.file)) for recording in recordings]
+        if trim:
+            self.samples = [trimmed(samples, rate, mels, trim) for samples in self.samples]
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -139,6 +139,7 @@ class SpeechRecipe(Learning):
 
     folder: of LABEL_SPEAKER_*.wav, or a .tsv or .jsonl file of file, text, speaker. held_out: the speaker that is only measured.
     spelling: the text of a label. rate: samples per second that every recording is brought to.
+    trim: the ends of a recording that are quieter than its loudest frame by more decibels are cut off; 0: nothing is.
     speed, shift, noise, warp, tilt, masks: how far a recording may be varied each time, see `hornbook/data/audio.py`.
     """
 
@@ -148,6 +149,7 @@ class SpeechRecipe(Learning):
     held_out: str = ""
     spelling: dict[str, str] = field(default_factory=dict)
     rate: int = 8000
+    trim: float = 0.0
     speed: float = 0.0
     shift: float = 0.0
     noise: float = 0.0
@@ -162,7 +164,8 @@ class SpeechRecipe(Learning):
     def __post_init__(self) -> None:
         if not 4000 <= self.rate <= 48_000:
             raise ValueError(f"rate must be from 4000 to 48000 samples per second: {self.rate}")
-        for name, limit in (("speed", 0.9), ("shift", 10), ("noise", 10), ("warp", 0.9), ("tilt", 10), ("masks", 100)):
+        limits = {"trim": 200, "speed": 0.9, "shift": 10, "noise": 10, "warp": 0.9, "tilt": 10, "masks": 100}
+        for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must be from 0 to {limit}: {getattr(self, name)}")
         super().__post_init__()

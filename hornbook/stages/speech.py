@@ -64,7 +64,7 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
     letters = "".join(sorted({letter for recording in heard for letter in recording.text}))
     config = {
         "architectures": ["SpeechEncoderForCTC"], **recipe.model, "vocab_size": len(letters) + 1, "letters": letters,
-        "sampling_rate": recipe.rate,
+        "sampling_rate": recipe.rate, "trim": recipe.trim,
     }  # fmt: skip
     if config.get("model_type") != "speech_ctc":
         raise UserError(
@@ -72,8 +72,8 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
         )
     model = families.build(config, "[model]")
     variation = Variation(recipe.speed, recipe.shift, recipe.noise, recipe.warp, recipe.tilt, recipe.masks)
-    rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed)
-    unheard = SpeechRows(held_out, letters, recipe.rate, config["num_mel_bins"])
+    rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed, recipe.trim)
+    unheard = SpeechRows(held_out, letters, recipe.rate, config["num_mel_bins"], trim=recipe.trim)
     _fits(max(rows.longest(), unheard.longest()), config["max_source_positions"])
     with run_folder(out):
         model = _trained(recipe, model, rows, [sha256(recording.file) for recording in heard], out, device, voice, command)
