@@ -77,6 +77,11 @@ def trimmed(samples: Tensor, rate: int, mels: int, decibels: float) -> Tensor:
     return samples[max(0, int(heard[0]) - 1) * hop : (int(heard[-1]) + 2) * hop]
 
 
+def paced(frames_mt: Tensor, length: int) -> Tensor:
+    """(mels, length): the same sound slower or faster, between its first and its last frame by straight lines; no band is moved."""
+    return F.interpolate(frames_mt[None], size=length, mode="linear", align_corners=True)[0]
+
+
 @lru_cache
 def mel_filters(bins: int, mels: int, rate: int) -> Tensor:
     """Weights (mels, bins) of the spectrum's bins: triangles whose feet are the neighbours' peaks, each of area 1 over Hz."""

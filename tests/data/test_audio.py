@@ -13,7 +13,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
-from hornbook.data.audio import Variation, log_mel, mel_filters, read_wav, resampled, trimmed
+from hornbook.data.audio import Variation, log_mel, mel_filters, paced, read_wav, resampled, trimmed
 from hornbook.errors import DamagedError, UserError
 
 
@@ -151,6 +151,13 @@ def test_what_is_trimmed_is_what_a_slow_search_finds() -> None:
 
 def test_silence_is_not_trimmed() -> None:
     assert len(trimmed(torch.zeros(800), 8000, 24, 30)) == 800
+
+
+@pytest.mark.parametrize("length", [1, 7, 20, 33])
+def test_another_pace_is_numpys_interpolation(length: int) -> None:
+    frames = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
+    wanted = np.stack([np.interp(np.linspace(0, 19, length), np.arange(20), row) for row in frames.numpy()])
+    torch.testing.assert_close(paced(frames, length), torch.from_numpy(wanted).float(), rtol=0, atol=1e-5)
 
 
 VARIATION = Variation(speed=0.2, shift=0.1, noise=0.3, warp=0.1, tilt=0.1, masks=2)

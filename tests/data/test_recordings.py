@@ -121,3 +121,12 @@ def test_the_quiet_ends_are_cut_before_anything_is_varied(tmp_path: Path) -> Non
     assert torch.equal(cut.samples[0], trimmed(whole.samples[0], 8000, 20, 30)) and 1600 <= len(cut.samples[0]) <= 2240
     assert whole.longest() == pytest.approx(1 / 0.9) and cut.longest() <= 0.28 / 0.9
     assert len(cut.frames(0, 0)) < len(whole.frames(0, 0)) / 3
+
+
+def test_one_pace_makes_all_recordings_as_long_but_for_the_variation_of_speed(tmp_path: Path) -> None:
+    given = [Recording(recorded(tmp_path / f"{n}.wav", 440, 0.1 + 0.2 * n), "a") for n in range(3)]
+    rows = SpeechRows(given, LETTERS, 8000, 20, pace=30)
+    assert [len(rows.frames(n, 0)) for n in range(3)] == [30] * 3 and rows.longest() == pytest.approx(0.3)
+    varied = SpeechRows(given, LETTERS, 8000, 20, Variation(speed=0.2, shift=0.05), pace=30)
+    lengths = {len(varied.frames(n, epoch)) for n in range(3) for epoch in range(60)}
+    assert min(lengths) in (24, 25) and max(lengths) in (35, 36) and varied.longest() == pytest.approx(0.36)

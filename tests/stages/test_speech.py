@@ -84,7 +84,7 @@ def test_a_finished_run_is_kept_and_a_changed_one_refused(tones: Path, tmp_path:
     assert speech_run(recipe(tones, tmp_path / "run"), Silent(), "") == first
     assert verified(tmp_path / "run" / "model") == about and len(read_lines(tmp_path / "run" / "metrics.jsonl")) == 6
     config = load_model(tmp_path / "run" / "model").config
-    assert [config[name] for name in ("letters", "vocab_size", "sampling_rate", "trim")] == ["abc", 4, 8000, 40.0]
+    assert [config[name] for name in ("letters", "vocab_size", "sampling_rate", "trim", "pace")] == ["abc", 4, 8000, 40.0, 0]
     with pytest.raises(UserError, match="belongs to another run"):
         speech_run(recipe(tones, tmp_path / "run", held_out="low"), Silent(), "")
 
