@@ -121,8 +121,8 @@ def test_silence_has_a_spectrogram() -> None:
 def test_the_quiet_ends_are_cut_and_no_more(before: float, behind: float) -> None:
     """A tone within a thousandth of noise (60 decibels), with a pause: what is kept is tone and pause, within two windows."""
     dice, rate = np.random.default_rng(0), 8000
-    parts = [np.zeros(int(before * rate)), tone(440, rate, 0.2), np.zeros(800), tone(900, rate, 0.1), np.zeros(int(behind * rate))]
-    clean = np.concatenate(parts)
+    parts = [np.zeros(int(before * rate)), tone(440, rate, 0.2).numpy(), np.zeros(800), tone(900, rate, 0.1).numpy()]
+    clean = np.concatenate([*parts, np.zeros(int(behind * rate))])
     noisy = torch.from_numpy((clean + dice.standard_normal(len(clean)) * 1e-3).astype(np.float32))
     kept = trimmed(noisy, rate, 24, 20)
     start = int((noisy.unfold(0, len(kept), 1) == kept).all(1).nonzero()[0])
