@@ -66,6 +66,22 @@ def log_mel(samples: Tensor, rate: int, mels: int) -> Tensor:
     return (powers.maximum(powers.max() - 8) + 4) / 4
 
 
+def trimmed(samples: Tensor, rate: int, mels: int, decibels: float) -> Tensor:
+    """The samples without the quiet at both ends, but for one frame of it.
+
+    Quiet is a frame whose bands are, on average, more decibels below those of the loudest frame. How long somebody's recordings are
+    quiet before and behind the voice is a fact of their making, and no model should count on it.
+    """
+    loud = log_mel(samples, rate, mels).mean(0) * 40  # from fours of powers of ten
+    heard, hop = (loud >= loud.max() - decibels).nonzero()[:, 0], round(HOP * rate)
+    return samples[max(0, int(heard[0]) - 1) * hop : (int(heard[-1]) + 2) * hop]
+
+
+def paced(frames_mt: Tensor, length: int) -> Tensor:
+    """(mels, length): the same sound slower or faster, between its first and its last frame by straight lines; no band is moved."""
+    return F.interpolate(frames_mt[None], size=length, mode="linear", align_corners=True)[0]
+
+
 @lru_cache
 def mel_filters(bins: int, mels: int, rate: int) -> Tensor:
     """Weights (mels, bins) of the spectrum's bins: triangles whose feet are the neighbours' peaks, each of area 1 over Hz."""

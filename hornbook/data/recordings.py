@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hornbook.batch import IGNORE, Batch
-from hornbook.data.audio import Variation, log_mel, read_wav, resampled
+from hornbook.data.audio import HOP, Variation, log_mel, paced, read_wav, resampled, trimmed
 from hornbook.errors import UserError
 
 ROOM = 1.0  # four powers of ten: what is quieter than the loudest by more is the room and the microphone, not the voice
@@ -71,14 +71,19 @@ class SpeechRows:
     """Recordings as samples of `data/batches.py`: frames (B, mels, S) of mean 0 and deviation 1, and the ids of letters.
 
     letters    the alphabet: letter i has the id i + 1, and 0 is CTC's blank; a letter that is not in it cannot be learned from
+    trim       decibels: what is quieter than the loudest frame by more is cut off at both ends; 0: nothing is
+    pace       frames that every recording is brought to, give or take the variation of speed; 0: as many as it has
     """
 
     def __init__(
-        self, recordings: Sequence[Recording], letters: str, rate: int, mels: int, variation: Variation | None = None, seed: int = 0
-    ):
+        self, recordings: Sequence[Recording], letters: str, rate: int, mels: int, variation: Variation | None = None,
+        seed: int = 0, trim: float = 0.0, pace: int = 0,
+    ):  # fmt: skip
         self.texts = [recording.text for recording in recordings]
-        self.letters, self.rate, self.mels, self.variation, self.seed = letters, rate, mels, variation, seed
+        self.letters, self.rate, self.mels, self.variation, self.seed, self.pace = letters, rate, mels, variation, seed, pace
         self.samples = [self._at_rate(*read_wav(recording.file)) for recording in recordings]
+        if trim:
+            self.samples = [trimmed(samples, rate, mels, trim) for samples in self.samples]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -95,6 +100,8 @@ class SpeechRows:
 
     def longest(self) -> float:
         """Seconds of the longest recording as it may be varied."""
+        if self.pace:
+            return self.pace * HOP * (1 if self.variation is None else 1 + self.variation.speed)
         most = max(map(len, self.samples)) / self.rate
         return most if self.variation is None else most / (1 - self.variation.speed) + 2 * self.variation.shift
 
@@ -108,6 +115,9 @@ class SpeechRows:
             samples = self.variation.sound(samples, self.rate, dice)
         frames_mt = log_mel(samples, self.rate, self.mels)
         frames_mt = frames_mt.maximum(frames_mt.max() - ROOM)
+        if self.pace:
+            speed = 0.0 if self.variation is None else self.variation.speed
+            frames_mt = paced(frames_mt, round(self.pace * (1 + dice.uniform(-speed, speed))))
         if self.variation is not None:
             frames_mt = self.variation.frames(frames_mt, dice)
         return ((frames_mt - frames_mt.mean()) / frames_mt.std().clamp(min=1e-3)).mT  # however loud the recording is

@@ -177,7 +177,10 @@ class SpeechRecipe(Learning):
 
     folder: of LABEL_SPEAKER_*.wav, or a .tsv or .jsonl file of file, text, speaker. held_out: the speaker that is only measured.
     spelling: the text of a label. rate: samples per second that every recording is brought to.
-    speed, shift, noise, warp, tilt, masks: how far a recording may be varied each time, see `hornbook/data/audio.py`.
+    trim: the ends of a recording that are quieter than its loudest frame by more decibels are cut off; 0: nothing is.
+    pace: frames (10 ms) that every recording is stretched to, for words that are said alone, fast or slow; 0: none is.
+    speed, shift, noise, warp, tilt, masks, masked_mels, masked_frames: how far a recording may be varied each time, see
+    `hornbook/data/audio.py`.
     """
 
     out: str
@@ -186,12 +189,16 @@ class SpeechRecipe(Learning):
     held_out: str = ""
     spelling: dict[str, str] = field(default_factory=dict)
     rate: int = 8000
+    trim: float = 0.0
+    pace: int = 0
     speed: float = 0.0
     shift: float = 0.0
     noise: float = 0.0
     warp: float = 0.0
     tilt: float = 0.0
     masks: int = 0
+    masked_mels: int = 8
+    masked_frames: int = 8
     rows: int = 32
     steps: int = 600
     embedding_rate: float = 0.003
@@ -200,7 +207,9 @@ class SpeechRecipe(Learning):
     def __post_init__(self) -> None:
         if not 4000 <= self.rate <= 48_000:
             raise ValueError(f"rate must be from 4000 to 48000 samples per second: {self.rate}")
-        for name, limit in (("speed", 0.9), ("shift", 10), ("noise", 10), ("warp", 0.9), ("tilt", 10), ("masks", 100)):
+        limits = {"trim": 200, "speed": 0.9, "shift": 10, "noise": 10, "warp": 0.9, "tilt": 10, "masks": 100}
+        limits |= {"masked_mels": 1000, "masked_frames": 1000, "pace": 100_000}
+        for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must be from 0 to {limit}: {getattr(self, name)}")
         super().__post_init__()

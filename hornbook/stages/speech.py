@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,16 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
     letters = "".join(sorted({letter for recording in heard for letter in recording.text}))
     config = {
         "architectures": ["SpeechEncoderForCTC"], **recipe.model, "vocab_size": len(letters) + 1, "letters": letters,
-        "sampling_rate": recipe.rate,
+        "sampling_rate": recipe.rate, "trim": recipe.trim, "pace": recipe.pace,
     }  # fmt: skip
     if config.get("model_type") != "speech_ctc":
         raise UserError(
             f"model_type must be speech_ctc: {config.get('model_type')!r}", where="[model]: model_type", fix="correct it"
         )
     model = families.build(config, "[model]")
-    variation = Variation(recipe.speed, recipe.shift, recipe.noise, recipe.warp, recipe.tilt, recipe.masks)
-    rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed)
-    unheard = SpeechRows(held_out, letters, recipe.rate, config["num_mel_bins"])
+    variation = Variation(**{each.name: getattr(recipe, each.name) for each in fields(Variation)})
+    rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed, recipe.trim, recipe.pace)
+    unheard = SpeechRows(held_out, letters, recipe.rate, config["num_mel_bins"], trim=recipe.trim, pace=recipe.pace)
     _fits(max(rows.longest(), unheard.longest()), config["max_source_positions"])
     with run_folder(out):
         model = _trained(recipe, model, rows, [sha256(recording.file) for recording in heard], out, device, voice, command)

@@ -13,7 +13,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
-from hornbook.data.audio import Variation, log_mel, mel_filters, read_wav, resampled
+from hornbook.data.audio import Variation, log_mel, mel_filters, paced, read_wav, resampled, trimmed
 from hornbook.errors import DamagedError, UserError
 
 
@@ -115,6 +115,49 @@ def test_the_spectrogram_is_whispers(samples: int) -> None:
 
 def test_silence_has_a_spectrogram() -> None:
     assert log_mel(torch.zeros(800), 8000, 40).eq(-1.5).all()  # (log10 1e-10 + 4) / 4
+
+
+@pytest.mark.parametrize(("before", "behind"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2), (0.5, 1.0), (0.004, 0.013)])
+def test_the_quiet_ends_are_cut_and_no_more(before: float, behind: float) -> None:
+    """A tone within a thousandth of noise (60 decibels), with a pause: what is kept is tone and pause, within two windows."""
+    dice, rate = np.random.default_rng(0), 8000
+    parts = [np.zeros(int(before * rate)), tone(440, rate, 0.2).numpy(), np.zeros(800), tone(900, rate, 0.1).numpy()]
+    clean = np.concatenate([*parts, np.zeros(int(behind * rate))])
+    noisy = torch.from_numpy((clean + dice.standard_normal(len(clean)) * 1e-3).astype(np.float32))
+    kept = trimmed(noisy, rate, 24, 20)
+    start = int((noisy.unfold(0, len(kept), 1) == kept).all(1).nonzero()[0])
+    first, last = int(before * rate), len(noisy) - int(behind * rate)
+    assert max(0, first - 320) <= start <= first and last <= start + len(kept) <= min(len(noisy), last + 320)
+    assert torch.equal(trimmed(noisy, rate, 24, 200), noisy)
+    quieter = trimmed(noisy * 0.01, rate, 24, 20)
+    torch.testing.assert_close(quieter, kept * 0.01)  # however loud the recording is
+
+
+def test_what_is_trimmed_is_what_a_slow_search_finds() -> None:
+    """Frame by frame from each end, in decibels from the definition."""
+    dice = np.random.default_rng(1)
+    for seed in range(20):
+        swell = np.interp(np.arange(6000), np.linspace(0, 6000, 12), dice.uniform(-4, 0, 12))  # powers of ten
+        sound = torch.from_numpy((dice.standard_normal(6000) * 10**swell).astype(np.float32))
+        powers = (log_mel(sound, 8000, 24).double().numpy() * 4 - 4).T  # log10 of the energy
+        loud = [10 * sum(row) / len(row) for row in powers]
+        first, last = 0, len(loud) - 1
+        while loud[first] < max(loud) - 25:
+            first += 1
+        while loud[last] < max(loud) - 25:
+            last -= 1
+        assert torch.equal(trimmed(sound, 8000, 24, 25), sound[max(0, 80 * (first - 1)) : 80 * (last + 2)]), seed
+
+
+def test_silence_is_not_trimmed() -> None:
+    assert len(trimmed(torch.zeros(800), 8000, 24, 30)) == 800
+
+
+@pytest.mark.parametrize("length", [1, 7, 20, 33])
+def test_another_pace_is_numpys_interpolation(length: int) -> None:
+    frames = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
+    wanted = np.stack([np.interp(np.linspace(0, 19, length), np.arange(20), row) for row in frames.numpy()])
+    torch.testing.assert_close(paced(frames, length), torch.from_numpy(wanted).float(), rtol=0, atol=1e-5)
 
 
 VARIATION = Variation(speed=0.2, shift=0.1, noise=0.3, warp=0.1, tilt=0.1, masks=2)

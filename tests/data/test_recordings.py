@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hornbook.batch import IGNORE
-from hornbook.data.audio import Variation, log_mel
+from hornbook.data.audio import Variation, log_mel, trimmed
 from hornbook.data.batches import Batches
 from hornbook.data.recordings import Recording, SpeechRows, read_recordings
 from hornbook.errors import UserError
@@ -109,3 +109,24 @@ def test_without_a_variation_the_frames_are_the_recordings_alone(tmp_path: Path)
 def test_no_varied_recording_is_longer_than_the_longest(rows: SpeechRows) -> None:
     most = max(len(rows.frames(4, epoch)) for epoch in range(200))
     assert 0.9 * rows.longest() < most * 0.01 <= rows.longest() + 0.01
+
+
+def test_the_quiet_ends_are_cut_before_anything_is_varied(tmp_path: Path) -> None:
+    sound = np.concatenate([np.zeros(2400), np.sin(np.arange(1600) * 0.3) * 20_000, np.zeros(4000)])
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(sound.astype("<i2").tobytes())
+    given = [Recording(tmp_path / "a.wav", "a")]
+    whole, cut = (SpeechRows(given, LETTERS, 8000, 20, Variation(speed=0.1), trim=trim) for trim in (0.0, 30.0))
+    assert torch.equal(cut.samples[0], trimmed(whole.samples[0], 8000, 20, 30)) and 1600 <= len(cut.samples[0]) <= 2240
+    assert whole.longest() == pytest.approx(1 / 0.9) and cut.longest() <= 0.28 / 0.9
+    assert len(cut.frames(0, 0)) < len(whole.frames(0, 0)) / 3
+
+
+def test_one_pace_makes_all_recordings_as_long_but_for_the_variation_of_speed(tmp_path: Path) -> None:
+    given = [Recording(recorded(tmp_path / f"{n}.wav", 440, 0.1 + 0.2 * n), "a") for n in range(3)]
+    rows = SpeechRows(given, LETTERS, 8000, 20, pace=30)
+    assert [len(rows.frames(n, 0)) for n in range(3)] == [30] * 3 and rows.longest() == pytest.approx(0.3)
+    varied = SpeechRows(given, LETTERS, 8000, 20, Variation(speed=0.2, shift=0.05), pace=30)
+    lengths = {len(varied.frames(n, epoch)) for n in range(3) for epoch in range(60)}
+    assert min(lengths) in (24, 25) and max(lengths) in (35, 36) and varied.longest() == pytest.approx(0.36)

@@ -60,6 +60,7 @@ def recipe(tones: Path, out: Path, **changes: Any) -> SpeechRecipe:
         rows=7,
         steps=6,
         embedding_rate=0.01,
+        trim=40.0,
         shift=0.02,
         noise=0.05,
         warmup=5,
@@ -83,7 +84,7 @@ def test_a_finished_run_is_kept_and_a_changed_one_refused(tones: Path, tmp_path:
     assert speech_run(recipe(tones, tmp_path / "run"), Silent(), "") == first
     assert verified(tmp_path / "run" / "model") == about and len(read_lines(tmp_path / "run" / "metrics.jsonl")) == 6
     config = load_model(tmp_path / "run" / "model").config
-    assert (config["letters"], config["vocab_size"], config["sampling_rate"]) == ("abc", 4, 8000)
+    assert [config[name] for name in ("letters", "vocab_size", "sampling_rate", "trim", "pace")] == ["abc", 4, 8000, 40.0, 0]
     with pytest.raises(UserError, match="belongs to another run"):
         speech_run(recipe(tones, tmp_path / "run", held_out="low"), Silent(), "")
 
