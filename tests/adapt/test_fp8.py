@@ -87,6 +87,7 @@ def trained(short: bool, kind: str = "none", masters: bool = False, steps: int =
     return model, rows
 
 
+@pytest.mark.slow
 def test_a_model_learns_as_in_float32() -> None:
     """Each loss of 50 steps within 8% of float32's, and their mean within 1%, while they fall by more than a fifth."""
     (_, plain), (_, short) = trained(False), trained(True)

@@ -133,7 +133,9 @@ VOCABULARIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(VOCABULARIES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("qwen3", "r50k") else name for name in sorted(VOCABULARIES)]
+)
 def test_every_kind_of_vocabulary_comes_back(name: str, data_folder: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(data_folder / "tokenizers" / VOCABULARIES[name])
     write_vocabulary(tokenizer, tmp_path / "vocabulary.gguf")

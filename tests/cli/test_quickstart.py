@@ -88,6 +88,7 @@ def uninterrupted(here: Path, command: Command) -> str:
     return weights(here / "whole")
 
 
+@pytest.mark.slow
 def test_the_same_run_in_another_folder_gives_the_same_weights(here: Path, command: Command, uninterrupted: str) -> None:
     assert command(*PROSE, "--out", "elsewhere").code == 0
     assert weights(here / "elsewhere") == uninterrupted
@@ -138,7 +139,7 @@ def drawn(count: int) -> list[tuple[str, float, signal.Signals]]:
 
 
 def test_stopped_at_random_instants_it_ends_with_the_same_weights(here: Path, uninterrupted: str) -> None:
-    moments = [*drawn(2), ("pretrain", random.uniform(0.1, 0.3), signal.SIGINT)]
+    moments = [*drawn(1), ("pretrain", random.uniform(0.1, 0.3), signal.SIGINT)]
     assert finished_after(moments, here / "run") == uninterrupted, moments
 
 

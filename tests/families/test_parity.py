@@ -13,6 +13,7 @@ EXACT_IN_FLOAT64 = {"gpt2", "bert", "roberta", "distilbert", "bart", "vit", "spe
 ROUTED = {"gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe", "dots1"}
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 0.06}
 cases = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+TRACED = {"gpt2", "llama 3 rope", "gemma2", "qwen2-moe", "t5", "bart", "bert", "vit"}  # the others are slow: seconds each
 
 
 def test_every_family_is_compared() -> None:
@@ -47,7 +48,9 @@ def test_weights_out_equal_weights_in(case: Case) -> None:
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-@cases
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=[] if case.name in TRACED else pytest.mark.slow) for case in CASES]
+)
 def test_traced_in_one_graph(case: Case) -> None:
     """torch.compile without a graph break; the graph's answer is the model's."""
     eager, graph = traced(case)

@@ -26,10 +26,10 @@ MIXTURE = {
 }  # fmt: skip
 SINGLE = [Parallel(tensor=2), Parallel(pipeline=2), Parallel(expert=2)]
 PAIRS = [
-    Parallel(data=2, tensor=2, zero=3), Parallel(data=2, pipeline=2), Parallel(data=2, expert=2),
-    Parallel(pipeline=2, tensor=2), Parallel(pipeline=2, expert=2), Parallel(tensor=2, expert=2),
+    Parallel(data=2, tensor=2, zero=3), Parallel(data=2, pipeline=2), Parallel(pipeline=2, expert=2),
 ]  # fmt: skip
 SETTINGS = [
+    Parallel(data=2, expert=2), Parallel(pipeline=2, tensor=2), Parallel(tensor=2, expert=2),
     Parallel(expert=2, zero=3), Parallel(data=2, tensor=2), Parallel(data=2, tensor=2, sequence=True),
     Parallel(data=2, pipeline=2, zero=3), Parallel(data=2, expert=2, zero=3),
     Parallel(tensor=2, sequence=True), Parallel(pipeline=2, schedule="gpipe"), Parallel(expert=2, zero=1),

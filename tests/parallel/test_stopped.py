@@ -178,12 +178,14 @@ def test_a_dead_rank_of_four_is_named(guilty: int, tmp_path: Path) -> None:
     assert_named(started, guilty, started.signal(signal.SIGKILL, guilty), "gives no sign of life")
 
 
-@pytest.mark.parametrize("settings", [HASTY, pytest.param(USUAL, marks=pytest.mark.slow)], ids=["hasty", "usual"])
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [HASTY, USUAL], ids=["hasty", "usual"])
 def test_a_rank_that_hangs_while_its_heart_beats_is_named(settings: dict[str, float], tmp_path: Path) -> None:
     started = Started(tmp_path / "run", 2, stalled=(1,), **settings).at(4)
     assert_named(started, 1, time.monotonic(), "hangs")
 
 
+@pytest.mark.slow
 def test_a_rank_that_stands_still_while_the_last_state_is_written_is_named(tmp_path: Path) -> None:
     """Nothing else is left to do, and a state of any size may take its time."""
     started = Started(tmp_path / "run", 2, frozen=(1,), save_seconds=1e9, **HASTY).at(STEPS)

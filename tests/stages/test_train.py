@@ -10,6 +10,7 @@ import torch
 
 from hornbook.adapt import flex
 from hornbook.errors import UserError
+from hornbook.parallel.sizes import Parallel
 from hornbook.stages.settings import Learning
 from hornbook.stages.train import _check_alone, switch
 from hornbook.train.objective import causal_lm
@@ -65,14 +66,11 @@ def test_eight_bits_are_said() -> None:
     ids=str,
 )
 def test_what_is_proven_on_one_process_is_refused_on_more(settings: dict[str, Any]) -> None:
-    class Sizes:
-        world = 2
-
     class Two:
-        sizes = Sizes
+        sizes = Parallel(tensor=2)
 
     name = next(iter(settings))
-    with pytest.raises(UserError, match=f"{name} = .* is proven on one process alone") as error:
+    with pytest.raises(UserError, match=f"{name} = .* is proven on (one process|copies) alone") as error:
         _check_alone(Learning(**settings), cast("Any", Two))
     assert error.value.where == name
     _check_alone(Learning(), cast("Any", Two))

@@ -78,7 +78,7 @@ def test_ids_are_those_of_python(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     both_ways(tokenizer, fresh, monkeypatch, threads=2)
 
 
-@pytest.mark.parametrize("name", ["llama3", "qwen3"])
+@pytest.mark.parametrize("name", ["llama3", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_published_ids_are_those_of_python(name: str, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Llama 3 has pieces that its merges do not make; a text with all pieces of the vocabulary has them too."""
     tokenizer, generator = Tokenizer.load(data_folder / "tokenizers" / name), random.Random(2)

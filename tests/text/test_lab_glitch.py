@@ -178,6 +178,7 @@ def test_a_matrix_with_too_few_rows_is_another_models(tokenizer: Tokenizer) -> N
         suspects(tokenizer, [np.zeros((1000, 4))])
 
 
+@pytest.mark.slow
 def test_smollm2_has_glitch_tokens_and_cannot_say_them() -> None:
     """No row of it is known to be untrained. Its crowd is small, far from all else, and made of names from generated code."""
     try:

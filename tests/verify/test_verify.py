@@ -109,7 +109,9 @@ SABOTAGE: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SABOTAGE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "2 ranks = 1 rank" else name for name in SABOTAGE]
+)
 def test_a_check_notices_what_it_is_for(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from hornbook.families.weights import to_published
 
