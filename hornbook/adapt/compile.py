@@ -21,11 +21,8 @@ from hornbook.model.spec import Context
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile each block when it first trains. Raises `UserError` where torch would find no compiler."""
-    if (
-        backend == "inductor"
-        and next(model.parameters()).device.type == "cpu"
-        and not any(map(shutil.which, ("c++", "g++", "clang++")))
-    ):
+    needed = backend == "inductor" and next(model.parameters()).device.type == "cpu"
+    if needed and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise UserError(
             "compile needs a C++ compiler on this device", where="compile", why="none of c++, g++ and clang++ is found",
             fix="install g++, or set compile to false",

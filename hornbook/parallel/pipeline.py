@@ -162,9 +162,8 @@ class _Stage(nn.Module):
 
     def forward(self, x_nd: Tensor, *, index: Tensor) -> Tensor:
         found, before_last = self._forward(x_nd, int(index)), self.before_last
-        if (
-            before_last and found.requires_grad and int(index) + 1 == len(self.batches)
-        ):  # both schedules go back in the order of the micro-batches
+        last = int(index) + 1 == len(self.batches)  # both schedules go back in the order of the micro-batches
+        if before_last and last and found.requires_grad:
             found.register_hook(lambda _: before_last())
         return found
 

@@ -136,8 +136,8 @@ def fit(
     with Stop() as stop, team.watched(), Saver(run.folder) as saver:
         while state.step < run.steps:
             position = batches.state()
-            several = run.accumulate if isinstance(run.accumulate, int) else run.accumulate(state.step)
-            taken = parts.meter.taken(batches, several)
+            count = run.accumulate if isinstance(run.accumulate, int) else run.accumulate(state.step)
+            taken = parts.meter.taken(batches, count)
             with run.look(state.step + 1, model) as look:
                 step = gradients(model, taken, objective, parts.precision, position, team)
             rate = optimizer.set_rate(schedule(state.step))
