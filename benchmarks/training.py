@@ -4,7 +4,8 @@
 
 All train the same GPT-2 shape in float32 from the same weights on the same batches with AdamW, clipped at 1, each in a process of
 its own, started as its users start it: hornbook's with the memory settings of `hornbook pretrain` (hornbook/cli/allocator.py);
-without them, compiled, and nanoGPT with them are there for information. hornbook is `fit` itself, its reading of the data included;
+without them, compiled, and nanoGPT with them are there for information, and so are a step's products of weights alone, which no
+step can be faster than. hornbook is `fit` itself, its reading of the data included;
 nanoGPT does what its train.py does per step, batches made beforehand; Trainer is Trainer with everything that reports turned off,
 timed by a callback that leaves its start out. Blocks of steps take turns, the order turns too; ratios are taken within a round.
 --memory adds the peak of one step of GPT-2 124M from the allocator's own record, less weights, moments and gradients in full,
@@ -37,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.products import Products
 from hornbook.adapt.compile import compile_blocks
 from hornbook.adapt.dropout import attention_dropout
 from hornbook.adapt.recompute import KINDS, recompute
@@ -53,6 +55,7 @@ CLOCK = [time.perf_counter]  # --cpu-time: the processor's own seconds, where ot
 CHECKED = 4  # steps whose losses are compared
 USUAL, COMPILED, WEIGHTS = "hornbook, usual memory", "hornbook, compiled", "hornbook, dropout of weights"
 KEPT = "nanoGPT, memory kept"  # as hornbook keeps it
+PRODUCTS = "products alone"
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers keeps them the other way round
 
 
@@ -220,6 +223,8 @@ def losses_agree(ours: Process, theirs: Process, most: float) -> dict[str, Any]:
 
 def peer(name: str, row: Row, clone: Path | None) -> Any:
     """The one of that name, with the weights that all begin from."""
+    if name == PRODUCTS:
+        return Products(row.block * row.batch, row.layers, row.dim, row.vocab, CLOCK[0])
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(row.config())
     if name.startswith("nanoGPT"):
@@ -238,7 +243,7 @@ class Process:
 
     def __init__(self, name: str, row: str, clone: Path | None):
         environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
-        if name.startswith("hornbook") and name != USUAL or name == KEPT:
+        if name.startswith("hornbook") and name != USUAL or name in (KEPT, PRODUCTS):
             environment["GLIBC_TUNABLES"] = tunables()
         words = [
             "--peer",
@@ -286,6 +291,7 @@ def measure(title: str, clone: Path | None, rounds: int, most: float) -> dict[st
         USUAL,
         COMPILED,
         *([WEIGHTS] if row.dropout else []),
+        PRODUCTS,
     ]
     peers = {name: Process(name, title, clone) for name in names}
     try:
