@@ -88,12 +88,14 @@ def _take_place(temporary: Path, target: Path) -> None:
 
 def _mend_and_forget_leftovers(target: Path) -> None:
     """Put back the folder that a writer was killed while replacing, and remove what else killed writers left."""
-    replaced = sorted(target.parent.glob(f".{target.name}.replaced-*"))
+    # Not by a pattern of this name: Python keeps what it made of each one, and a name may hold a pattern's signs.
+    beside = sorted(target.parent.iterdir())
+    kinds = (f".{target.name}.replaced-", f".{target.name}.writing-")
+    replaced, writing = ([path for path in beside if path.name.startswith(kind)] for kind in kinds)
     if replaced and not target.exists():
-        replaced[0].rename(target)
-    for kind in ("writing", "replaced"):
-        for path in target.parent.glob(f".{target.name}.{kind}-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        replaced.pop(0).rename(target)
+    for path in replaced + writing:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def verified(folder: Path) -> dict[str, Any]:

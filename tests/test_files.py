@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import re
@@ -79,6 +80,28 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path) 
         write(tmp_path / "kept", "new")
     assert not active
     assert contents(tmp_path) == before
+
+
+def test_a_name_that_looks_like_a_pattern_is_mended_and_cleared_too(tmp_path: Path) -> None:
+    write(tmp_path / "run [1]*", "old")
+    (tmp_path / "run [1]*").rename(tmp_path / ".run [1]*.replaced-7")
+    (tmp_path / ".run [1]*.writing-8").mkdir()
+    (tmp_path / ".run 1.writing-8").mkdir()
+    with pytest.raises(RuntimeError), written_folder(tmp_path / "run [1]*"):
+        raise RuntimeError
+    assert {path.name for path in tmp_path.iterdir()} == {"run [1]*", ".run 1.writing-8"}
+    assert verified(tmp_path / "run [1]*")["text"] == "old"
+
+
+def test_folders_of_many_names_leave_nothing_in_memory(tmp_path: Path) -> None:
+    """As a long run's states: Python's caches once kept ten objects of each name."""
+    objects = list[int]()
+    for number in range(40):
+        write(tmp_path / f"step-{number}", "one")
+        if number in (9, 39):
+            gc.collect()
+            objects.append(len(gc.get_objects()))
+    assert objects[1] < objects[0] + 30, "less than one of each name"
 
 
 def killed(folder: Path, kind: str) -> list[Path]:

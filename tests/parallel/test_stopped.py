@@ -171,17 +171,20 @@ def test_a_rank_that_stands_still_or_is_dead_is_named(number: int, settings: dic
     assert_named(started, 1, started.signal(number, 1), "gives no sign of life")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("guilty", [1, 3])
-def test_a_dead_rank_of_four_is_named(guilty: int, tmp_path: Path) -> None:
-    started = Started(tmp_path / "run", 4, steps=100_000, **USUAL).at(3)
-    assert_named(started, guilty, started.signal(signal.SIGKILL, guilty), "gives no sign of life")
+@pytest.mark.parametrize("settings", [HASTY, pytest.param(USUAL, marks=pytest.mark.slow)], ids=["hasty", "usual"])
+@pytest.mark.parametrize("guilty", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+def test_one_of_four_ranks_is_named(number: int, guilty: int, settings: dict[str, float], tmp_path: Path) -> None:
+    """To all others, who leave one by one: rank 0, which has the store here, leaves when all of them know."""
+    started = Started(tmp_path / "run", 4, steps=100_000, **settings).at(3)
+    assert_named(started, guilty, started.signal(number, guilty), "gives no sign of life")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("settings", [HASTY, USUAL], ids=["hasty", "usual"])
-def test_a_rank_that_hangs_while_its_heart_beats_is_named(settings: dict[str, float], tmp_path: Path) -> None:
-    started = Started(tmp_path / "run", 2, stalled=(1,), **settings).at(4)
+def test_a_rank_that_hangs_while_its_heart_beats_is_named(settings: dict[str, float], ranks: int, tmp_path: Path) -> None:
+    started = Started(tmp_path / "run", ranks, stalled=(1,), **settings).at(4)
     assert_named(started, 1, time.monotonic(), "hangs")
 
 
