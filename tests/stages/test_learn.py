@@ -143,6 +143,21 @@ def test_a_look_reads_as_many_documents_as_often_as_the_recipe_says(tmp_path: Pa
     assert abs(bits_per_byte(model, tokenizer, texts[:11], asked.context).value - found) > 1e-5
 
 
+def test_looks_change_nothing(tmp_path: Path) -> None:
+    """A model with dropout has equal weights however often it is looked at, and a finished run is kept."""
+    data, gpt2 = tmp_path / "data.jsonl", {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    gpt2 |= {"resid_pdrop": 0.5, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300, 12)), encoding="utf-8")
+    asked = replace(recipe(data, tmp_path / "one"), model=gpt2, steps=6)
+    weights = [
+        (pretrain_run(replace(asked, out=str(tmp_path / out), looks=looks), Silent(), "") / "model.safetensors").read_bytes()
+        for out, looks in (("one", 1), ("two", 6), ("one", 3))
+    ]
+    assert weights[0] == weights[1] == weights[2]
+    rows = [row for row in read_lines(tmp_path / "one" / METRICS) if "held_out_loss" in row]
+    assert len(rows) == 1  # kept, not made again
+
+
 def test_short_documents_become_short_conversations(tmp_path: Path) -> None:
     lines = sentences(400, 3)
     assert tuned([{"text": f"{one}\n{two}"} for one, two in zip(lines[::2], lines[1::2], strict=True)], tmp_path)
