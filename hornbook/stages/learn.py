@@ -28,9 +28,9 @@ from hornbook.generation.sampling import Sampling
 from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first
-from hornbook.stages.corpus import each_document, saved_documents, saved_rows
+from hornbook.stages.corpus import each_document, last_documents, saved_documents, saved_rows
 from hornbook.stages.keep import METRICS, kept, lineage, sources
-from hornbook.stages.settings import Recipe, SftRecipe
+from hornbook.stages.settings import HELD_OUT, Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
 from hornbook.stages.track import check_tracker
 from hornbook.stages.train import Stage, keep_model, train
@@ -43,7 +43,6 @@ from hornbook.train.objective import causal, causal_lm, masked_lm
 from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
-HELD_OUT = 40  # documents that a look at held-out text reads
 HELD_OUT_ROWS = 128  # of a masked look, which asks for a share of the tokens only
 SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte", "held_out_loss")
 SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
@@ -102,7 +101,8 @@ def pretrain(
     initialize(model, recipe.seed, recipe.init_std).to(team.device)
     rows = training_rows(recipe, tokenizer, shards, voice)
     objective: Objective = causal_lm
-    hooks = [held_out(tokenizer, corpus, recipe.context, [*recipe.mixture]), _sampler(tokenizer, _prompts(tokenizer, corpus))]
+    look = held_out(tokenizer, corpus, recipe.context, [*recipe.mixture], recipe.held_out_documents)
+    hooks = [look, _sampler(tokenizer, _prompts(tokenizer, corpus))]
     if recipe.objective == "masked":
         objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
     if recipe.z_loss:  # either is one formula
@@ -150,11 +150,13 @@ def sft(
         return folder
     model = families.decoder(load_model(base), str(base)).to(team.device)
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
-    conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
+    conversations = saved_documents(corpus, "conversations")
+    # Of the text no more than is wanted: it may be larger than memory.
+    documents = [] if conversations else list(islice(each_document(corpus, "train"), 20 * recipe.steps))
     size = _passage(tokenizer, documents, context)
     while not conversations and size >= SHORTEST_PASSAGE:  # short documents give short passages
-        conversations, size = list(continuations(_two_lined(documents[: 20 * recipe.steps], size), size)), size // 2
-    replayed = documents[-max(1, int(recipe.replay * len(conversations))) :] if recipe.replay else []
+        conversations, size = list(continuations(_two_lined(documents, size), size)), size // 2
+    replayed = last_documents(corpus, "train", max(1, int(recipe.replay * len(conversations)))) if recipe.replay else []
     rows, too_long = pack(_examples(tokenizer, conversations, replayed, context), context, tokenizer.end_ids[0], lengths(tokenizer))
     if too_long == len(conversations):
         raise UserError(
@@ -230,7 +232,9 @@ def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[s
 
 def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
     """What decides the weights: not where they go, how often they are saved or looked at, nor how many processes train them."""
-    idle = ("out", "base", "save_seconds", "parallel", "track", "monitor", "workers")
+    idle = (
+        "out", "base", "save_seconds", "parallel", "track", "monitor", "workers", "looks", "held_out_bytes", "held_out_documents",
+    )  # fmt: skip
     return {key: value for key, value in vars(recipe).items() if key not in idle}
 
 
@@ -240,10 +244,10 @@ def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: d
         tokenizer.save(target)
 
 
-def held_out(tokenizer: Tokenizer, corpus: Path, context: int, names: Sequence[str] = ()) -> Hook:
+def held_out(tokenizer: Tokenizer, corpus: Path, context: int, names: Sequence[str] = (), documents: int = HELD_OUT) -> Hook:
     """A hook that scores the first held-out documents: all as one, and those of each source of a mixture under its name."""
     parts = sources(corpus)
-    texts = [[one.text for one in islice(each_document(part, "held_out"), max(1, HELD_OUT // len(parts)))] for part in parts]
+    texts = [[one.text for one in islice(each_document(part, "held_out"), max(1, documents // len(parts)))] for part in parts]
 
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:
         found = bits_per_byte(model, tokenizer, [*chain(*texts)], context)

@@ -13,6 +13,7 @@ from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.sizes import Parallel
 
 SMALLEST_SHARE = 1 / 1024  # one sample in a block of a mixture
+HELD_OUT_BYTES, HELD_OUT = 150_000, 40  # of text, and the documents that a look at it reads
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
@@ -30,7 +31,8 @@ class Learning:
     sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
-    monitor: looks into the layers in a run of one process, written to layers.jsonl (0: none).
+    looks: at held-out text, with samples, in a run. monitor: looks into the layers in a run of one process, written to layers.jsonl
+    (0: none).
     attention_dropout: of weights, as published, or of keys, which keeps the fastest kernel: another dropout of the same mean.
     attention: sdpa, torch's kernel, or flex, its FlexAttention on a GPU: packed documents and windows cost what is seen of them.
     kernels: torch, or triton, hornbook's own in place of torch's operations, where this model has them, on a GPU.
@@ -69,11 +71,12 @@ class Learning:
     sigmas: float = 6.0
     save_seconds: float = 20.0
     track: Tracker = ""
+    looks: int = 4
     monitor: int = 20
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("rows", "accumulate", "steps"):
+        for name in ("rows", "accumulate", "steps", "looks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         for name in ("learning_rate", "embedding_rate", "clip"):
@@ -102,6 +105,8 @@ class Recipe(Learning):
     objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
     data: town, shakespeare, python, a path, or hf:OWNER/NAME[/CONFIG]. corpus_bytes: read at most so much text.
     mixture: instead of `data`, a table of several and their weights; a batch holds rows of each in that proportion.
+    held_out_bytes: text of each source but the town that is not learned from, at most a twentieth. held_out_documents: of it,
+    what a look at a causal model reads.
     tokenizer: a model, a run, a file, a known vocabulary or hf:OWNER/NAME whose tokenizer is taken as it is; unset: learn one.
     packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
     z_loss: the weight of log(Z)^2 beside the loss, which holds the logits near zero (PaLM: 1e-4; 0: none).
@@ -116,6 +121,8 @@ class Recipe(Learning):
     mixture: dict[str, float] = field(default_factory=dict)
     language: str = "en"
     corpus_bytes: int = 10_000_000
+    held_out_bytes: int = HELD_OUT_BYTES
+    held_out_documents: int = HELD_OUT
     conversations: int = 2000
     tokenizer: str = ""
     vocab: int = 1024
@@ -128,7 +135,7 @@ class Recipe(Learning):
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("corpus_bytes", "vocab", "vocab_multiple", "context"):
+        for name in ("corpus_bytes", "held_out_bytes", "held_out_documents", "vocab", "vocab_multiple", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         if not self.init_std > 0:

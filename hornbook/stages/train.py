@@ -35,7 +35,7 @@ from hornbook.train.loop import Hook, Objective, Run, fit
 from hornbook.train.precision import allow_tf32, choose_precision
 
 ROLLBACK_POINTS = 20  # states of a run that training may go back to
-LOOKS, ROWS = 4, 100  # calls of the hooks and rows of figures, in a run
+ROWS = 100  # of figures, in a run
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def train(
         peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
         folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
-        hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
+        hook_every=max(1, recipe.steps // recipe.looks), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
         look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
         describe=stage.describe, say=stage.voice.say, team=stage.team,
     )  # fmt: skip
