@@ -12,7 +12,7 @@ from hornbook.batch import Batch
 from hornbook.checkpoint.state import set_random_numbers
 from hornbook.data.batches import moved
 from hornbook.errors import UserError
-from hornbook.model import TransformerModel
+from hornbook.model import TransformerModel, Undrawn
 from hornbook.train.incident import read_incident
 from hornbook.train.loop import Objective, gradients
 from hornbook.train.objective import causal_lm
@@ -33,7 +33,8 @@ def replay(folder: Path, device: torch.device) -> dict[str, Any]:
             why=f"only {', '.join(OBJECTIVES)} is known here", fix="read its incident.json and incident.safetensors",
         )  # fmt: skip
     objective = OBJECTIVES[record["objective"]]
-    model = families.decoder(families.build(record["config"], str(folder)), str(folder))
+    with Undrawn():
+        model = families.decoder(families.build(record["config"], str(folder)), str(folder))
     weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
     model.load_state_dict(weights, strict=False)
     model.tie()

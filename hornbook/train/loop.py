@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ class Run:
     peak           FLOP/s of the device's products, for the share of them that the run reaches; 0: not known
     sigmas         how far from usual a step's loss or gradient norm may be: see `Guard`
     folder         where states and incidents are kept; None: nowhere
+    found          the state to go on from, or None: begin anew
     save_seconds   at most this much work is lost to a kill
     save_every     steps per state that a rollback may go back to, at the same steps in every run (0: none)
     keep_every     steps per state that is never deleted (0: none); keep_best: the hooks' figure whose lowest state is kept
@@ -82,6 +83,7 @@ class Run:
     peak: float = 0.0
     sigmas: float = 6.0
     folder: Path | None = None
+    found: Saved | Literal["the newest"] | None = "the newest"
     save_seconds: float = 20.0
     save_every: int = 0
     keep_every: int = 0
@@ -251,10 +253,11 @@ def _divides(every: int, step: int) -> bool:
 def _restored(
     model: TransformerModel, batches: BatchSource, optimizer: Optimizers, parts: Parts, run: Run
 ) -> TrainState:  # fmt: skip
-    found: Saved | None = None
     if run.folder:
         check_room(run.folder, model)
-        found = newest_state(run.folder, run.say)
+    found = run.found
+    if found == "the newest":
+        found = newest_state(run.folder, run.say) if run.folder else None
     if found is None:
         return TrainState()
     if found.run["name"] != run.name:
