@@ -35,7 +35,7 @@ from hornbook.train.incident import Step, write_incident
 from hornbook.train.layers import NoLook, no_look
 from hornbook.train.meter import LOG, Meter
 from hornbook.train.precision import Precision
-from hornbook.train.signals import Stop
+from hornbook.train.signals import Ended, Stop
 
 Objective = Callable[[TransformerModel, Batch], Loss]
 Hook = Callable[[int, TransformerModel], dict[str, Any]]
@@ -98,6 +98,10 @@ class Run:
     log: LOG = field(default=ignore)
     say: Callable[[str], None] = field(default=ignore)
     team: Team = field(default_factory=Team)
+
+
+class Unlearnable(UserError, Ended):
+    """Steps stay odd, whatever the run goes back to."""
 
 
 @dataclass
@@ -236,7 +240,7 @@ def _rolled_back(odd: str, step: int, model: TransformerModel, optimizer: Optimi
     parts.guard.went_back(step)
     found = newest_state(run.folder, run.say, lambda step: _divides(run.save_every, step)) if run.folder else None
     if found is None or parts.guard.rollbacks > ROLLBACKS:
-        raise UserError(
+        raise Unlearnable(
             f"{PATIENCE} steps of {run.stage} in a row cannot be learned from", where=str(run.folder or "no folder of states"),
             why=odd + (f", after {ROLLBACKS} rollbacks" if found else ", and there is no state to go back to"),
             fix="lower the learning rate, or look at the incidents with hornbook replay; the states that were saved are sound",
