@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hornbook import families
+from hornbook.batch import IGNORE, Batch
 from hornbook.checkpoint.pretrained import load_model, write_model
 from hornbook.config import to_toml
 from hornbook.data.audio import HOP, Variation
@@ -131,7 +132,10 @@ def _trained(
         voice.progress(row["step"], recipe.steps, {"loss": row["loss"]} if "loss" in row else {})
         return row
 
-    stage = Stage("speech", inputs, run, Team(device=device), voice, command, log)
+    def spelled(batch: Batch) -> list[str]:
+        return ["".join(rows.letters[i - 1] for i in ids if i != IGNORE) for ids in batch.targets_bt.tolist()]
+
+    stage = Stage("speech", inputs, run, Team(device=device), voice, command, log, spelled)
     train(model, rows, recipe, ctc, stage, draw=lambda: initialize(model, recipe.seed))
     with written_folder(folder, {"inputs": inputs}) as target:
         write_model(model, target)

@@ -31,7 +31,7 @@ from hornbook.optim.shards import plain
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first, patient_group
 from hornbook.train.guard import PATIENCE, ROLLBACKS, Guard
-from hornbook.train.incident import Step, write_incident
+from hornbook.train.incident import Step, named, write_incident
 from hornbook.train.layers import NoLook, no_look
 from hornbook.train.meter import LOG, Meter
 from hornbook.train.precision import Precision
@@ -221,8 +221,7 @@ def _left_out(
     run.log({"stage": run.stage, "step": number, "left_out": odd})
     place = None
     if run.folder:
-        about = {"stage": run.stage, "objective": getattr(objective, "__name__", ""), "precision": precision.state()}
-        about["config"] = model.config
+        about = {"stage": run.stage, **named(objective), "precision": precision.state(), "config": model.config}
         kept, folder, device = random_numbers(), run.folder / "incidents", next(model.parameters()).device
         pipeline = run.team.pipeline  # no stage of which can look at a batch alone: the first rank has it whole and looks
         met = pipeline.whole() if pipeline else model
