@@ -32,7 +32,7 @@ from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
 from hornbook.train.layers import LAYERS, looks, no_look
 from hornbook.train.loop import Hook, Objective, Run, fit, ignore
-from hornbook.train.precision import allow_tf32, choose_precision
+from hornbook.train.precision import allow_tf32, choose_precision, said
 
 ROLLBACK_POINTS = 20  # states of a run that training may go back to
 LOOKS, ROWS = 4, 100  # calls of the hooks and rows of figures, in a run
@@ -63,7 +63,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train the model on the rows, from the state that `stage.run` holds; where there is none, from the weights of `draw`."""
     precision = choose_precision(recipe.precision, stage.team.device)
-    stage.voice.say(f"precision: {precision}")
+    stage.voice.say(f"precision: {said(recipe.precision, stage.team.device)}")
     _check_alone(recipe, stage.team)
     folder = stage.run / "checkpoints" / stage.name
     found = newest_state(folder, stage.voice.say)
