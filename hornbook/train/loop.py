@@ -64,7 +64,7 @@ class Run:
     peak           FLOP/s of the device's products, for the share of them that the run reaches; 0: not known
     sigmas         how far from usual a step's loss or gradient norm may be: see `Guard`
     folder         where states and incidents are kept; None: nowhere
-    found          the state to go on from, or None: begin anew
+    found          the state to go on from, where it was looked for before: None begins anew
     save_seconds   at most this much work is lost to a kill
     save_every     steps per state that a rollback may go back to, at the same steps in every run (0: none)
     keep_every     steps per state that is never deleted (0: none); keep_best: the hooks' figure whose lowest state is kept
