@@ -28,13 +28,15 @@ class Saver:
     def __init__(self, folder: Path | None):
         self._folder, self._writing = folder, Future[None]()
         self._writing.set_result(None)
+        self._thread: threading.Thread | None = None
         patient_group("saving")  # of several ranks: made here, where all of them are
 
     def save(self, found: Snapshot, keep: Keep) -> None:
         """Begin to write, when the write before has ended."""
         self.finish()
         self._writing = Future()
-        threading.Thread(target=self._write, args=(found, keep, self._writing), daemon=True).start()
+        self._thread = threading.Thread(target=self._write, args=(found, keep, self._writing), daemon=True)
+        self._thread.start()
 
     def finish(self) -> None:
         """Wait for what is being written. Several ranks, which all must call this, ask each other meanwhile: so one that hangs in
@@ -43,6 +45,8 @@ class Saver:
         while several() and not all_of_us(self._writing.done()):
             time.sleep(ASK)
         self._writing.result()
+        if self._thread:  # it still frees the snapshot, and a process that ends meanwhile is aborted
+            self._thread.join()
 
     def _write(self, found: Snapshot, keep: Keep, future: Future[None]) -> None:
         assert self._folder is not None

@@ -25,7 +25,7 @@ from hornbook.evals.task import bits_per_byte
 from hornbook.files import append_line, digest, read_lines, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
-from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
+from hornbook.model import MLMHead, TransformerModel, Undrawn, initialize, shapes_only
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first
 from hornbook.stages.corpus import each_document, last_documents, saved_documents, saved_rows
@@ -90,7 +90,8 @@ def pretrain(
     """Train a model from nothing on the shards; returns the folder of the finished model. Continues where it was stopped."""
     config, folder = model_config(recipe, tokenizer), run / "pretrained"
     inputs = {"shards": lineage(shards), "recipe": digest(_settings(recipe)), "config": config}
-    model = families.build(config, "[model]")
+    with Undrawn():
+        model = families.build(config, "[model]")
     size = sum(parameter.numel() for parameter in model.parameters())
     most = "up to " if recipe.ramp else ""
     tokens = recipe.rows * recipe.accumulate * recipe.context
@@ -98,7 +99,7 @@ def pretrain(
     if from_first(lambda: kept(folder, inputs)):
         voice.end("kept from before")
         return folder
-    initialize(model, recipe.seed, recipe.init_std).to(team.device)
+    model.to(team.device)
     rows = training_rows(recipe, tokenizer, shards, voice)
     objective: Objective = causal_lm
     look = held_out(tokenizer, corpus, recipe.context, [*recipe.mixture], recipe.held_out_documents)
@@ -109,7 +110,7 @@ def pretrain(
         objective = causal(recipe.z_loss)
     log = _logger(run, "pretrain", recipe.steps, voice)
     stage = Stage("pretrain", inputs, run, team, voice, resume, log, _texts(tokenizer))
-    train(model, rows, recipe, objective, stage, hooks)
+    train(model, rows, recipe, objective, stage, hooks, lambda: initialize(model, recipe.seed, recipe.init_std))
     keep_model(model, stage, lambda whole: _save(whole, tokenizer, folder, inputs))
     voice.end(_outcome(run, "pretrain") if team.first else "")
     return folder

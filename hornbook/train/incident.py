@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def figures(model: TransformerModel, look: Callable[[], Any]) -> dict[str, Any]:
         }
     hidden = {name: _plain(x.float().square().mean().sqrt()) for name, x in states.items()}
     return {"parameters": parameters, "hidden": hidden, "attention_logits": {name: _plain(peak) for name, peak in peaks.items()}}
+
+
+def named(objective: Any) -> dict[str, Any]:
+    """An objective's name and, where it is a formula with settings (`partial`), those that are plain values."""
+    formula, settings = (objective.func, objective.keywords) if isinstance(objective, partial) else (objective, {})
+    plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str)}
+    return {"objective": getattr(formula, "__name__", ""), "settings": plain}
 
 
 def write_incident(

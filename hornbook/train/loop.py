@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -31,11 +31,11 @@ from hornbook.optim.shards import plain
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first, patient_group
 from hornbook.train.guard import PATIENCE, ROLLBACKS, Guard
-from hornbook.train.incident import Step, write_incident
+from hornbook.train.incident import Step, named, write_incident
 from hornbook.train.layers import NoLook, no_look
 from hornbook.train.meter import LOG, Meter
 from hornbook.train.precision import Precision
-from hornbook.train.signals import Stop
+from hornbook.train.signals import Ended, Stop
 
 Objective = Callable[[TransformerModel, Batch], Loss]
 Hook = Callable[[int, TransformerModel], dict[str, Any]]
@@ -64,6 +64,7 @@ class Run:
     peak           FLOP/s of the device's products, for the share of them that the run reaches; 0: not known
     sigmas         how far from usual a step's loss or gradient norm may be: see `Guard`
     folder         where states and incidents are kept; None: nowhere
+    found          the state to go on from, where it was looked for before: None begins anew
     save_seconds   at most this much work is lost to a kill
     save_every     steps per state that a rollback may go back to, at the same steps in every run (0: none)
     keep_every     steps per state that is never deleted (0: none); keep_best: the hooks' figure whose lowest state is kept
@@ -82,6 +83,7 @@ class Run:
     peak: float = 0.0
     sigmas: float = 6.0
     folder: Path | None = None
+    found: Saved | Literal["the newest"] | None = "the newest"
     save_seconds: float = 20.0
     save_every: int = 0
     keep_every: int = 0
@@ -96,6 +98,10 @@ class Run:
     log: LOG = field(default=ignore)
     say: Callable[[str], None] = field(default=ignore)
     team: Team = field(default_factory=Team)
+
+
+class Unlearnable(UserError, Ended):
+    """Steps stay odd, whatever the run goes back to."""
 
 
 @dataclass
@@ -215,8 +221,7 @@ def _left_out(
     run.log({"stage": run.stage, "step": number, "left_out": odd})
     place = None
     if run.folder:
-        about = {"stage": run.stage, "objective": getattr(objective, "__name__", ""), "precision": precision.state()}
-        about["config"] = model.config
+        about = {"stage": run.stage, **named(objective), "precision": precision.state(), "config": model.config}
         kept, folder, device = random_numbers(), run.folder / "incidents", next(model.parameters()).device
         pipeline = run.team.pipeline  # no stage of which can look at a batch alone: the first rank has it whole and looks
         met = pipeline.whole() if pipeline else model
@@ -234,7 +239,7 @@ def _rolled_back(odd: str, step: int, model: TransformerModel, optimizer: Optimi
     parts.guard.went_back(step)
     found = newest_state(run.folder, run.say, lambda step: _divides(run.save_every, step)) if run.folder else None
     if found is None or parts.guard.rollbacks > ROLLBACKS:
-        raise UserError(
+        raise Unlearnable(
             f"{PATIENCE} steps of {run.stage} in a row cannot be learned from", where=str(run.folder or "no folder of states"),
             why=odd + (f", after {ROLLBACKS} rollbacks" if found else ", and there is no state to go back to"),
             fix="lower the learning rate, or look at the incidents with hornbook replay; the states that were saved are sound",
@@ -251,10 +256,11 @@ def _divides(every: int, step: int) -> bool:
 def _restored(
     model: TransformerModel, batches: BatchSource, optimizer: Optimizers, parts: Parts, run: Run
 ) -> TrainState:  # fmt: skip
-    found: Saved | None = None
     if run.folder:
         check_room(run.folder, model)
-        found = newest_state(run.folder, run.say)
+    found = run.found
+    if found == "the newest":
+        found = newest_state(run.folder, run.say) if run.folder else None
     if found is None:
         return TrainState()
     if found.run["name"] != run.name:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -47,6 +48,22 @@ def test_a_state_is_that_of_its_moment(tmp_path: Path, monkeypatch: pytest.Monke
     assert found is not None
     restore(found, other, other_optimizer)
     assert furthest(before, weights(other)) == 0
+
+
+def test_behind_the_last_state_no_thread_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that still freed tensors while the process ended would abort it."""
+    freed, gate = list[bool](), threading.Event()
+
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.2)
+            freed.append(True)
+
+    monkeypatch.setattr(module, "write_snapshot", lambda *given: gate.wait(10))
+    with Saver(tmp_path) as saver:
+        saver.save(cast("Any", Slow()), Keep())
+        gate.set()
+    assert freed
 
 
 def test_what_a_write_met_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

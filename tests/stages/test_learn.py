@@ -25,7 +25,7 @@ from hornbook.evals.task import bits_per_byte
 from hornbook.files import read_lines
 from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.sizes import Parallel
-from hornbook.stages import corpus
+from hornbook.stages import corpus, learn
 from hornbook.stages.corpus import saved_documents
 from hornbook.stages.learn import METRICS, check_model, model_config
 from hornbook.stages.runs import pretrain_run, sft_run
@@ -246,6 +246,31 @@ def test_short_weights_and_another_dropout_leave_no_trace_in_what_is_published(t
     assert {value.dtype for name, value in saved.items() if name.startswith("model/")} == {torch.bfloat16}
     config = json.loads((tmp_path / "run" / "pretrained" / "config.json").read_text(encoding="utf-8"))
     assert "keys" not in json.dumps(config) and model.tower.blocks[0].attn.op.spec.dropout_kind == "weights"
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights": "bf16"}, {"model": BERT, "objective": "masked"}], ids=["", "bf16", "masked"])
+def test_a_run_that_goes_on_draws_no_weights(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("\n".join(sentences(300, 6)))
+    given = replace(recipe(data, tmp_path), vocab=270, steps=4, **settings)
+
+    class Killed(Silent):
+        def progress(self, step: int, steps: int, figures: dict[str, Any]) -> None:
+            if step == 3:
+                raise RuntimeError("killed")
+
+    whole = pretrain_run(replace(given, out=str(tmp_path / "whole")), Silent(), "")
+    cut = replace(given, out=str(tmp_path / "cut"), save_seconds=0.0)
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain_run(cut, Killed(), "")
+    monkeypatch.setattr(learn, "initialize", None)
+    torch.use_deterministic_algorithms(True)  # memory that nobody has filled is then NaN
+    try:
+        continued = pretrain_run(cut, heard := Heard(), "")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert any(re.match(r"continuing pretrain at step [23] of 4", line) for line in heard.lines)
+    assert (continued / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -> None:

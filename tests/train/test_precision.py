@@ -15,7 +15,7 @@ from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers, build_optimizer
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal_lm
-from hornbook.train.precision import CLEAN_STEPS, FIRST_SCALE, Precision, allow_tf32, choose_precision
+from hornbook.train.precision import CLEAN_STEPS, FIRST_SCALE, Precision, allow_tf32, choose_precision, said
 from tests.reference.tiny import Given, furthest, random_batch, tiny_model, weights
 
 BATCHES = [random_batch(2, 6, seed, 0.7) for seed in range(12)]
@@ -126,6 +126,15 @@ def test_the_choice_is_refused_by_name() -> None:
         choose_precision("fp8", torch.device("cpu"))
     with pytest.raises(ValueError, match="fp4"):
         Precision("fp4")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_bf16_in_hardware_is_offered_and_not_taken(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
+    cpu = torch.device("cpu")
+    assert said("auto", cpu).partition(" ")[0] == choose_precision("auto", cpu) == "fp32"
+    assert ('precision = "bf16"' in said("auto", cpu)) == there
+    assert [said(name, cpu) for name in ("fp32", "bf16")] == ["fp32", "bf16"] and said("auto", torch.device("mps")) == "fp32"
 
 
 def test_tf32_is_refused_where_it_is_not_and_nothing_changes() -> None:
