@@ -87,10 +87,11 @@ class Best:
         self.step, self._value = state["step"], math.inf if state["value"] is None else state["value"]
 
 
-def check_room(folder: Path, model: TransformerModel) -> None:
-    """Refuse, before the first step, a disk on which two states do not fit, beside one that is there already."""
-    size, there = state_bytes(model), any(folder.glob("step-*"))
-    needed, place = size if there else 2 * size, next(path for path in (folder, *folder.parents) if path.exists())
+def check_room(folder: Path, model: TransformerModel, states: int = 3) -> None:
+    """Refuse, before the first step, a disk on which so many states do not fit, those that are there among them, and the model."""
+    missing = max(1, states - len(list(folder.glob("step-*"))))
+    needed = missing * state_bytes(model) + sum(p.nbytes for p in model.parameters())
+    place = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
