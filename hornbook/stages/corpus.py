@@ -39,7 +39,7 @@ def make_corpus(data: str, language: str, seed: int, limit: int, conversations: 
 
     One whose local files have changed since is refused; where they are gone, the copy in `folder` is what there is.
     """
-    inputs = {"data": data, "language": language, "seed": seed, "limit": limit, "conversations": conversations}
+    inputs = {"data": data, "language": language, "seed": seed, "corpus_bytes": limit, "conversations": conversations}
     voice.begin("corpus", f"read and clean {data}")
     if kept(folder, inputs):
         _refuse_changed(data, folder, voice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from hornbook import families
 from hornbook.batch import Batch
 from hornbook.checkpoint.pretrained import load_model, write_model
+from hornbook.config import to_toml
 from hornbook.data.batches import Rows, StreamRows, moved
 from hornbook.data.documents import Document
 from hornbook.data.masking import MaskedRows, Masking
@@ -22,15 +23,15 @@ from hornbook.data.packing import pack, pack_stream
 from hornbook.data.shards import read_ids
 from hornbook.errors import UserError
 from hornbook.evals.task import bits_per_byte
-from hornbook.files import append_line, digest, read_lines, written_folder
+from hornbook.files import append_line, read_lines, write_text, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
 from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first
 from hornbook.stages.corpus import each_document, saved_documents, saved_rows
-from hornbook.stages.keep import METRICS, kept, lineage, sources
-from hornbook.stages.settings import Recipe, SftRecipe
+from hornbook.stages.keep import METRICS, begun, kept, lineage, sources
+from hornbook.stages.settings import Recipe, SftRecipe, learned, usual
 from hornbook.stages.tokens import lengths
 from hornbook.stages.track import check_tracker
 from hornbook.stages.train import Stage, keep_model, train
@@ -90,15 +91,17 @@ def pretrain(
 ) -> Path:
     """Train a model from nothing on the shards; returns the folder of the finished model. Continues where it was stopped."""
     config, folder = model_config(recipe, tokenizer), run / "pretrained"
-    inputs = {"shards": lineage(shards), "recipe": digest(_settings(recipe)), "config": config}
+    inputs = {"shards": lineage(shards), **learned(recipe), "model": config}
     model = families.build(config, "[model]")
     size = sum(parameter.numel() for parameter in model.parameters())
     most = "up to " if recipe.ramp else ""
     tokens = recipe.rows * recipe.accumulate * recipe.context
     voice.begin("pretrain", f"{size:,} parameters, {recipe.steps} steps of {most}{tokens} tokens")
-    if from_first(lambda: kept(folder, inputs)):
+    if from_first(lambda: kept(folder, inputs, usual(recipe))):
         voice.end("kept from before")
         return folder
+    inputs = from_first(lambda: begun(run, "pretrain", inputs, usual(recipe))) or inputs
+    from_first(lambda: write_text(run / "recipe.toml", to_toml(asdict(recipe))))
     initialize(model, recipe.seed, recipe.init_std).to(team.device)
     rows = training_rows(recipe, tokenizer, shards, voice)
     objective: Objective = causal_lm
@@ -143,11 +146,12 @@ def sft(
 ) -> Path:
     """Fine-tune the model of `base` on the corpus's conversations; returns the folder of the finished model."""
     folder = run / "tuned"
-    inputs = {"base": lineage(base), "corpus": lineage(corpus), "recipe": digest(_settings(recipe))}
+    inputs = {"base": lineage(base), "corpus": lineage(corpus), **learned(recipe)}
     voice.begin("sft", f"{recipe.steps} steps")
-    if from_first(lambda: kept(folder, inputs)):
+    if from_first(lambda: kept(folder, inputs, usual(recipe))):
         voice.end("kept from before")
         return folder
+    inputs = from_first(lambda: begun(run, "sft", inputs, usual(recipe))) or inputs
     model = families.decoder(load_model(base), str(base)).to(team.device)
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
     conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
@@ -226,12 +230,6 @@ def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[s
         return row
 
     return log
-
-
-def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
-    """What decides the weights: not where they go, how often they are saved or looked at, nor how many processes train them."""
-    idle = ("out", "base", "save_seconds", "parallel", "track", "monitor", "workers")
-    return {key: value for key, value in vars(recipe).items() if key not in idle}
 
 
 def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: dict[str, Any]) -> None:

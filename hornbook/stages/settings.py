@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,11 @@ SMALLEST_SHARE = 1 / 1024  # one sample in a block of a mixture
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
+# What may change while a run goes on: where, how often and for whom it works, and what moves no figure but by rounding.
+FREE = (
+    "out", "base", "folder", "parallel", "workers", "save_seconds", "track", "monitor",
+    "device", "update", "recompute", "compile", "kernels", "attention",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,17 @@ class Learning:
             raise ValueError("weights must be fp32 where precision is fp16: 'bf16'; use precision auto, or weights fp32")
         check_optimizer(self.optimizer, (self.beta1, self.beta2), self.momentum, self.nesterov)
         warmup_decay(self.steps, self.warmup, self.decay, self.decay_steps)
+
+
+def learned(recipe: Learning) -> dict[str, Any]:
+    """What decides the weights, by the recipe's keys; not its `model`, which the tokenizer completes."""
+    return {key: value for key, value in vars(recipe).items() if key not in (*FREE, "model")}
+
+
+def usual(recipe: Learning) -> dict[str, Any]:
+    """What a key of the recipe is where it is not set, for a run that was begun when the key was not there yet."""
+    each = [(key, found.default, found.default_factory) for key, found in type(recipe).__dataclass_fields__.items()]
+    return {key: value if make is MISSING else make() for key, value, make in each if (value, make) != (MISSING, MISSING)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from hornbook.batch import Batch
 from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.data.batches import Batches, Rows
 from hornbook.errors import UserError
-from hornbook.files import append_line, digest
+from hornbook.files import append_line, digest, write_json
 from hornbook.model import TransformerModel
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.masters import Masters
@@ -27,6 +27,7 @@ from hornbook.optim.schedule import batch_ramp, warmup_decay
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first, patient_group
 from hornbook.stages.bench import LONG, matmul_peak
+from hornbook.stages.keep import INPUTS, states
 from hornbook.stages.settings import Learning
 from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
@@ -79,7 +80,7 @@ def train(
         steps=recipe.steps, accumulate=batch_ramp(1, recipe.accumulate, recipe.ramp),
         clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
         peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
-        folder=stage.run / "checkpoints" / stage.name, save_seconds=recipe.save_seconds,
+        folder=states(stage.run, stage.name), save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
         look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
@@ -88,6 +89,7 @@ def train(
     batches = Batches(rows, recipe.rows, recipe.seed, stage.team.device, stage.team.part, stage.team.parts, recipe.workers)
     schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
     kind = recipe.track if stage.team.first else ""
+    from_first(lambda: write_json(states(stage.run, stage.name) / INPUTS, stage.inputs))
     with tracking(kind, stage.run, stage.name, vars(recipe)) as track, batches:
         run = replace(run, log=lambda row: track(stage.log(row)))
         fit(model, batches, objective, masters or optimizer, schedule, run, hooks)
@@ -132,7 +134,7 @@ def keep_model(model: TransformerModel, stage: Stage, write: Callable[[Transform
     """Have the trained model written, whole, by the first of the processes."""
     if stage.team.sizes.world == 1:
         return write(model)
-    found = newest_state(stage.run / "checkpoints" / stage.name, stage.voice.say)
+    found = newest_state(states(stage.run, stage.name), stage.voice.say)
     assert found is not None  # the last step's
 
     def gather() -> None:

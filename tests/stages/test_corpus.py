@@ -76,7 +76,7 @@ def test_a_corpus_of_other_settings_is_not_overwritten(tmp_path: Path) -> None:
     data = written(tmp_path / "a.jsonl", [{"text": text} for text in texts(50)])
     made(data, tmp_path / "out")
     before = (tmp_path / "out" / "train.jsonl").read_bytes()
-    with pytest.raises(UserError, match="limit was 1000000 and is now 5000"):
+    with pytest.raises(UserError, match="corpus_bytes was 1000000 and is now 5000"):
         made(data, tmp_path / "out", limit=5_000)
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
 
