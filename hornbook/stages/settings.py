@@ -18,7 +18,7 @@ Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
 # What may change while a run goes on: where, how often and for whom it works, and what moves no figure but by rounding.
 FREE = (
-    "out", "base", "folder", "parallel", "workers", "save_seconds", "track", "monitor",
+    "out", "base", "folder", "parallel", "workers", "save_seconds", "keep_every", "keep_best", "track", "monitor",
     "device", "update", "recompute", "compile", "kernels", "attention",
 )  # fmt: skip
 
@@ -34,6 +34,7 @@ class Learning:
     precision: auto, fp32, bf16, fp16 or fp8, products of blocks in 8 bits on a GPU that has them and bf16 for the rest.
     sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
+    keep_every: steps per state that stays in `checkpoints` for good (0: none); keep_best: so does the best on held-out text.
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
     monitor: looks into the layers in a run of one process, written to layers.jsonl (0: none).
     attention_dropout: of weights, as published, or of keys, which keeps the fastest kernel: another dropout of the same mean.
@@ -73,6 +74,8 @@ class Learning:
     compile: bool = False
     sigmas: float = 6.0
     save_seconds: float = 20.0
+    keep_every: int = 0
+    keep_best: bool = False
     track: Tracker = ""
     monitor: int = 20
     device: str = "auto"
@@ -84,7 +87,7 @@ class Learning:
         for name in ("learning_rate", "embedding_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
-        for name in ("warmup", "monitor", "ramp", "workers"):
+        for name in ("warmup", "monitor", "ramp", "workers", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
         for name, known in (
@@ -225,6 +228,8 @@ class SpeechRecipe(Learning):
             raise ValueError(f"rate must be from 4000 to 48000 samples per second: {self.rate}")
         limits = {"trim": 200, "speed": 0.9, "shift": 10, "noise": 10, "warp": 0.9, "tilt": 10, "masks": 100}
         limits |= {"masked_mels": 1000, "masked_frames": 1000, "pace": 100_000}
+        if self.keep_best:
+            raise ValueError("keep_best must be false: speech is measured on held-out recordings at the end alone")
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must be from 0 to {limit}: {getattr(self, name)}")

@@ -33,12 +33,12 @@ from hornbook.stages import learn, runs, tokens
 from hornbook.stages.corpus import each_document, make_corpus, saved_documents
 from hornbook.stages.learn import METRICS, model_config
 from hornbook.stages.runs import pretrain_run
-from hornbook.stages.settings import SMALLEST_SHARE, Recipe, learned
+from hornbook.stages.settings import SMALLEST_SHARE, Recipe, SpeechRecipe, learned
 from hornbook.stages.tokens import make_shards, ready_tokenizer
 from hornbook.stages.voice import Silent
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.objective import causal_lm
-from tests.stages.test_learn import LLAMA
+from tests.stages.test_learn import BERT, LLAMA
 
 GPT2 = from_toml(Recipe, Path(__file__).resolve().parents[2] / "recipes" / "gpt2-124m.toml")
 
@@ -223,6 +223,29 @@ def test_a_changed_setting_is_refused_by_its_key_before_any_work(
         assert error.value.why == why
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before and len(seen) in (0, 4)
+
+
+@pytest.mark.parametrize(("keep_best", "stay"), [(False, {9, 18, 19, 20}), (True, {5, 9, 18, 19, 20})])
+def test_a_recipe_says_which_states_stay(keep_best: bool, stay: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ninth, the newest two and the best, which is by a figure that falls and rises the first of four looks."""
+    losses = iter([1.0, 3.0, 2.0, 4.0])
+    monkeypatch.setattr(learn, "held_out", lambda *given: lambda step, model: {"held_out_loss": next(losses)})
+    pretrain_run(alone(tmp_path, steps=20, keep_every=9, keep_best=keep_best), Silent(), "")
+    assert {int(path.name.removeprefix("step-")) for path in (tmp_path / "run/checkpoints/pretrain").glob("step-*")} == stay
+
+
+def test_the_best_state_is_that_of_the_lowest_loss_on_held_out_text(tmp_path: Path) -> None:
+    """Of the real figures, of both objectives, with a rate that rises until nothing is learned any more."""
+    kinds: dict[str, dict[str, Any]] = {"causal": {}, "masked": {"model": BERT, "objective": "masked"}}
+    for out, changes in kinds.items():
+        pretrain_run(
+            alone(tmp_path, out, steps=20, embedding_rate=3.0, warmup=20, sigmas=0, keep_best=True, **changes), Silent(), ""
+        )
+        held = {row["step"]: row["held_out_loss"] for row in read_lines(tmp_path / out / METRICS) if "held_out_loss" in row}
+        best = min(held, key=lambda step: held[step])
+        assert len(held) == 4 and best < 20 and (tmp_path / out / f"checkpoints/pretrain/step-{best:08d}").is_dir()
+    with pytest.raises(ValueError, match="keep_best must be false"):
+        SpeechRecipe(out="", model={}, keep_best=True)
 
 
 def test_what_moves_no_figure_may_change_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
