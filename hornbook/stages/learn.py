@@ -17,7 +17,7 @@ from hornbook.checkpoint.pretrained import load_model, write_model
 from hornbook.config import to_toml
 from hornbook.data.batches import Rows, StreamRows, moved
 from hornbook.data.documents import Document
-from hornbook.data.masking import MaskedRows, Masking
+from hornbook.data.masking import MaskedRows
 from hornbook.data.mixture import Mixture
 from hornbook.data.packing import pack, pack_stream
 from hornbook.data.shards import read_ids
@@ -32,12 +32,12 @@ from hornbook.ranks import from_first
 from hornbook.stages.corpus import each_document, saved_documents, saved_rows
 from hornbook.stages.keep import METRICS, begun, kept, lineage, sources
 from hornbook.stages.settings import Recipe, SftRecipe, learned, usual
-from hornbook.stages.tokens import lengths
+from hornbook.stages.tokens import lengths, masking
 from hornbook.stages.track import check_tracker
 from hornbook.stages.train import Stage, keep_model, train
 from hornbook.stages.voice import Voice
-from hornbook.text.chat import MASK, edges
 from hornbook.text.chat import document as document_ids
+from hornbook.text.chat import edges
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook, Objective
 from hornbook.train.objective import causal, causal_lm, masked_lm
@@ -107,7 +107,7 @@ def pretrain(
     objective: Objective = causal_lm
     hooks = [held_out(tokenizer, corpus, recipe.context, [*recipe.mixture]), _sampler(tokenizer, _prompts(tokenizer, corpus))]
     if recipe.objective == "masked":
-        objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
+        objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context, recipe.mask_words)]
     if recipe.z_loss:  # either is one formula
         objective = causal(recipe.z_loss)
     log = _logger(run, "pretrain", recipe.steps, voice)
@@ -137,7 +137,7 @@ def _rows(recipe: Recipe, tokenizer: Tokenizer, shards: Path, voice: Voice) -> R
             fix="give more text, or a smaller context",
         )  # fmt: skip
     if recipe.objective == "masked":
-        rows = MaskedRows(rows, Masking(tokenizer.special(MASK), lengths(tokenizer), recipe.seed))
+        rows = MaskedRows(rows, masking(tokenizer, recipe.mask_words, recipe.seed))
     return rows
 
 
@@ -253,14 +253,14 @@ def held_out(tokenizer: Tokenizer, corpus: Path, context: int, names: Sequence[s
     return measure
 
 
-def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int, words: bool) -> Hook:
     """Nats per hidden token of held-out documents in rows of `context`; the same tokens are hidden at every look, in every run."""
     documents = saved_documents(corpus, "held_out")
     ids = np.array([token for document in documents for token in document_ids(tokenizer, document.text)], np.int64)
     rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context) if len(ids) >= context else ids[None]
     rows_bt = rows_bt[:: -(-len(rows_bt) // HELD_OUT_ROWS)]  # of all sources
-    masking = Masking(tokenizer.special(MASK), lengths(tokenizer))
-    batches = [masking.batch(row_t[None], 0, np.array([number])) for number, row_t in enumerate(rows_bt)]
+    hidden = masking(tokenizer, words)
+    batches = [hidden.batch(row_t[None], 0, np.array([number])) for number, row_t in enumerate(rows_bt)]
 
     @torch.inference_mode()
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:

@@ -119,6 +119,7 @@ class Recipe(Learning):
     """A pretraining run: corpus, tokenizer, model and training. `[model]` is a published config.json in TOML.
 
     objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
+    mask_words: hide whole words, where objective is masked; else tokens, each for itself.
     data: town, shakespeare, python, a path, or hf:OWNER/NAME[/CONFIG]. corpus_bytes: read at most so much text.
     mixture: instead of `data`, a table of several and their weights; a batch holds rows of each in that proportion.
     tokenizer: a model, a run, a file, a known vocabulary or hf:OWNER/NAME whose tokenizer is taken as it is; unset: learn one.
@@ -131,6 +132,7 @@ class Recipe(Learning):
     out: str
     model: dict[str, Any]
     objective: Literal["causal", "masked"] = "causal"
+    mask_words: bool = False
     data: str = "town"
     mixture: dict[str, float] = field(default_factory=dict)
     language: str = "en"
@@ -164,6 +166,8 @@ class Recipe(Learning):
                 raise ValueError(
                     f"mixture must give every source at least {SMALLEST_SHARE:.4f} of all weights: {name} = {weight!r}"
                 )
+        if self.mask_words and self.objective != "masked":
+            raise ValueError(f"mask_words must be false where objective is {self.objective}: true")
         if self.objective == "masked" and self.packing != "stream":
             raise ValueError(f"packing must be stream where objective is masked: {self.packing!r}")
         super().__post_init__()
