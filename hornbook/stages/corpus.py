@@ -69,8 +69,10 @@ def _refuse_changed(data: str, folder: Path, voice: Voice) -> None:
     read = about.get("read")
     if not read:
         return
-    try:
-        there = {shown(path): path for path in local_files(data)}
+    run = next((place.parent for place in (folder, folder.parent) if place.name == "corpus"), folder).resolve()
+    try:  # what the run itself has written, where it lies in the folder that it reads, is no news
+        paths = (path for path in local_files(data) if shown(path) in read or run not in Path(path).resolve().parents)
+        there = {shown(path): path for path in paths}
     except UserError:  # nothing has that name
         there = {}
     if not there:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,21 @@ def test_a_file_more_or_less_is_another_text(tmp_path: Path) -> None:
     for limit in (10**6, 1_000):
         with pytest.raises(UserError, match="the file is gone"):
             made(str(tmp_path / "*.txt"), tmp_path / f"out-{limit}", limit=limit)
+
+
+def test_a_run_may_lie_in_the_folder_that_it_reads(tmp_path: Path) -> None:
+    for name in "az":
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(texts(60)) + name)
+    for limit in (10**6, 1_000):
+        corpus = tmp_path / f"0-{limit}" / "corpus"  # before what is read, by its name
+        for _ in range(2):
+            made(str(tmp_path), corpus, limit=limit)
+        (tmp_path / "0.txt").write_text("more")
+        with pytest.raises(UserError, match="the file is new") as error:
+            made(str(tmp_path), corpus, limit=limit)
+        assert error.value.where == str(tmp_path / "0.txt")
+        (tmp_path / "0.txt").unlink()
+        shutil.rmtree(corpus.parent)
 
 
 def test_the_town_is_its_own_corpus_with_questions_and_stories(tmp_path: Path) -> None:
