@@ -29,20 +29,23 @@ CONFIG |= {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}
 def trained(folder: Path, steps: int) -> dict[str, Any]:
     """Train up to `steps` with states in the folder, then the seconds of one more state."""
     from hornbook.checkpoint.saver import Saver
-    from hornbook.checkpoint.state import Keep, snapshot
+    from hornbook.checkpoint.state import Keep, newest_state, snapshot
     from hornbook.data.batches import Batches, StreamRows
     from hornbook.families import build
-    from hornbook.model import initialize
+    from hornbook.model import Undrawn, initialize
     from hornbook.optim.build import build_optimizer
-    from hornbook.train.loop import Run, fit
+    from hornbook.train.loop import Run, fit, ignore
     from hornbook.train.objective import causal_lm
 
-    model = initialize(build(CONFIG), 0)
+    with Undrawn():
+        model = build(CONFIG)
+    if (found := newest_state(folder, ignore)) is None:
+        initialize(model, 0)
     optimizer = build_optimizer(model, "adamw", 6e-4)
     ids = np.random.default_rng(0).integers(50257, size=1 << 16).astype(np.uint16)
     batches = Batches(StreamRows(ids, 64, np.ones(50257, np.int64)), 1, 0)
     rows = list[float]()
-    run = Run(steps=steps, folder=folder, save_seconds=1e9, log_every=1, log=lambda row: rows.append(time.time()))
+    run = Run(steps=steps, folder=folder, found=found, save_seconds=1e9, log_every=1, log=lambda row: rows.append(time.time()))
     state = fit(model, batches, causal_lm, optimizer, lambda step: 1.0, run)
     if state.resumed_at is not None:
         return {"resumed_at": state.resumed_at, "stepped": rows[0]}

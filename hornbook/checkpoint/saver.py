@@ -28,13 +28,15 @@ class Saver:
     def __init__(self, folder: Path | None):
         self._folder, self._writing = folder, Future[None]()
         self._writing.set_result(None)
+        self._thread: threading.Thread | None = None
         patient_group("saving")  # of several ranks: made here, where all of them are
 
     def save(self, found: Snapshot, keep: Keep) -> None:
         """Begin to write, when the write before has ended."""
         self.finish()
         self._writing = Future()
-        threading.Thread(target=self._write, args=(found, keep, self._writing), daemon=True).start()
+        self._thread = threading.Thread(target=self._write, args=(found, keep, self._writing), daemon=True)
+        self._thread.start()
 
     def finish(self) -> None:
         """Wait for what is being written. Several ranks, which all must call this, ask each other meanwhile: so one that hangs in
@@ -43,6 +45,8 @@ class Saver:
         while several() and not all_of_us(self._writing.done()):
             time.sleep(ASK)
         self._writing.result()
+        if self._thread:  # it still frees the snapshot, and a process that ends meanwhile is aborted
+            self._thread.join()
 
     def _write(self, found: Snapshot, keep: Keep, future: Future[None]) -> None:
         assert self._folder is not None
@@ -83,10 +87,11 @@ class Best:
         self.step, self._value = state["step"], math.inf if state["value"] is None else state["value"]
 
 
-def check_room(folder: Path, model: TransformerModel) -> None:
-    """Refuse, before the first step, a disk on which two states do not fit, beside one that is there already."""
-    size, there = state_bytes(model), any(folder.glob("step-*"))
-    needed, place = size if there else 2 * size, next(path for path in (folder, *folder.parents) if path.exists())
+def check_room(folder: Path, model: TransformerModel, states: int = 3) -> None:
+    """Refuse, before the first step, a disk on which so many states do not fit, those that are there among them, and the model."""
+    missing = max(1, states - len(list(folder.glob("step-*"))))
+    needed = missing * state_bytes(model) + sum(p.nbytes for p in model.parameters())
+    place = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(

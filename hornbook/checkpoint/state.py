@@ -55,22 +55,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Keep:
-    """Which states stay when a new one is written: the newest `last`, for the newest may be damaged; the newest at a multiple of
-    `back`, for rollbacks; all at multiples of `every`; that of step `best`. 0 and None: none."""
+    """Which states stay when a new one is written: the newest `last`, for the newest may be damaged; all at multiples of `every`
+    (0: none); those of `these` steps."""
 
     last: int = 2
-    back: int = 0
     every: int = 0
-    best: int | None = None
+    these: tuple[int | None, ...] = ()
 
     def of(self, steps: list[int]) -> set[int]:
         """Those of the ascending `steps` that stay."""
-        back = [step for step in steps if self.back and step % self.back == 0][-1:]
-        return {
-            *steps[-self.last :],
-            *back,
-            *(step for step in steps if step == self.best or (self.every and step % self.every == 0)),
-        }
+        return {*steps[-self.last :], *(step for step in steps if step in self.these or (self.every and step % self.every == 0))}
 
 
 def snapshot(step: int, model: TransformerModel, optimizer: Optimizers, position: dict[str, Any], run: dict[str, Any]) -> Snapshot:

@@ -26,7 +26,8 @@ def tunables() -> str:
 
 def keep_memory(arguments: list[str]) -> None:
     """Begin this process again with `TUNABLES` if it is to train, where its C library has them and the user has set none."""
-    if not arguments or arguments[0] not in TRAINING or "GLIBC_TUNABLES" in os.environ:
+    verb = next((word for word in arguments if word != "-v"), None)
+    if verb not in TRAINING or "GLIBC_TUNABLES" in os.environ:
         return
     if sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names:
         return

@@ -10,7 +10,7 @@ from hornbook.model.attention import Attention, PerHead, Whole
 from hornbook.model.bias import ALiBi, BucketBias
 from hornbook.model.block import Block, Parallel, Residual, Tower
 from hornbook.model.head import ClassHead, HiddenHead, LMHead, MLMHead, TagHead
-from hornbook.model.init import initialize, shapes_only
+from hornbook.model.init import Undrawn, initialize, shapes_only
 from hornbook.model.mlp import MLP, Chunked, GatedMLP
 from hornbook.model.moe import ExpertChoice, Hash, MoE, TopK
 from hornbook.model.norm import LayerNorm, RMSNorm
@@ -22,6 +22,6 @@ from hornbook.model.transformer import Seq2Seq, Seq2SeqModel, Transformer, Trans
 __all__ = [
     "MLP", "ALiBi", "Attention", "Block", "BucketBias", "Chunked", "ClassHead", "Context", "ExpertChoice", "FrameStem", "GatedMLP",
     "Hash", "HiddenHead", "LMHead", "LayerNorm", "MLMHead", "MoE", "Parallel", "PatchStem", "PerHead", "RMSNorm", "Residual",
-    "Rope", "Seq2Seq", "Seq2SeqModel", "Spec", "TagHead", "TokenStem", "TopK", "Tower", "Transformer", "TransformerModel", "Whole",
-    "initialize", "shapes_only",
+    "Rope", "Seq2Seq", "Seq2SeqModel", "Spec", "TagHead", "TokenStem", "TopK", "Tower", "Transformer", "TransformerModel",
+    "Undrawn", "Whole", "initialize", "shapes_only",
 ]  # fmt: skip

@@ -29,12 +29,12 @@ NORMS = (nn.LayerNorm, nn.RMSNorm, OffsetRMSNorm)
 @contextmanager
 def shapes_only() -> Iterator[None]:
     """What is built within has shapes and no memory, on the meta device, and nothing is drawn for it."""
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), Undrawn():
         yield
 
 
-class _Undrawn(TorchFunctionMode):
-    """Layers draw when they are built; on the meta device torch would load its compiler to draw nothing, two seconds long."""
+class Undrawn(TorchFunctionMode):
+    """Weights of layers built within are not drawn but filled later; torch would load its compiler to draw on the meta device."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):

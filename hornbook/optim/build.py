@@ -7,6 +7,7 @@ the weights themselves. Muon (`optim/muon.py`) takes the tower's matrices alone.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -76,6 +77,13 @@ class Optimizers:
             part.zero_grad(set_to_none=True)
 
 
+def uncompiled(kind: type[Optimizer]) -> Any:
+    """The optimizer without torch's words to its compiler, that none of this is to be compiled: they load it, two seconds long."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 def build_optimizer(
     model: TransformerModel, kind: str, learning_rate: float, *, embedding_rate: float | None = None, weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95), momentum: float | None = None, nesterov: bool = False,
@@ -99,9 +107,11 @@ def build_optimizer(
     how = {"fused": update == "fused", "foreach": update == "foreach"}
     kept = MOMENTUM.get(kind, 0.0) if momentum is None else momentum
     if kind == "muon":
-        muon = Muon(matrices["params"], lr=learning_rate, weight_decay=weight_decay, momentum=kept, wholes=groups.matrices)
-        return Optimizers([muon, AdamW([embeddings, vectors], betas=betas, **how)], mine)
+        muon = uncompiled(Muon)(
+            matrices["params"], lr=learning_rate, weight_decay=weight_decay, momentum=kept, wholes=groups.matrices
+        )
+        return Optimizers([muon, uncompiled(AdamW)([embeddings, vectors], betas=betas, **how)], mine)
     every = [matrices, embeddings, vectors]
     if kind == "sgd":
-        return Optimizers([SGD(every, momentum=kept, nesterov=nesterov, **how)], mine)
-    return Optimizers([(Adam if kind == "adam" else AdamW)(every, betas=betas, **how)], mine)
+        return Optimizers([uncompiled(SGD)(every, momentum=kept, nesterov=nesterov, **how)], mine)
+    return Optimizers([uncompiled(Adam if kind == "adam" else AdamW)(every, betas=betas, **how)], mine)

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from hornbook.batch import Batch, Loss
 from hornbook.errors import UserError
-from hornbook.model import Context, TransformerModel
+from hornbook.model import Context, TransformerModel, Undrawn
 from hornbook.model.stem import TokenStemLayer
 from hornbook.model.transformer import Ties
 from hornbook.optim.shards import entire
@@ -260,7 +260,8 @@ class Pipeline:
         stages: list[Any] = [None] * self.stages
         dist.all_gather_object(stages, (own, slopes), group=self.group)
         first = next(iter(parameters.values()))
-        found = self.model.spec.build().to(first.device, first.dtype)
+        with Undrawn():
+            found = self.model.spec.build().to(first.device, first.dtype)
         found.config = self.model.config
         if self.stage == 0:
             missing, unknown = found.load_state_dict(

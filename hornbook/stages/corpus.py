@@ -25,21 +25,29 @@ from hornbook.errors import UserError
 from hornbook.files import MANIFEST, written_folder
 from hornbook.files import sha256 as hashed
 from hornbook.stages.keep import kept, sources
+from hornbook.stages.settings import HELD_OUT_BYTES
 from hornbook.stages.voice import Voice
 
-HELD_OUT_SHARE, HELD_OUT_BYTES = 0.05, 150_000
+HELD_OUT_SHARE = 0.05
+TAIL = 1 << 16  # bytes that are read first of the end of a file
 READ_AT_MOST = 8  # times what is wanted; an endless stream is not read further
 CHANCE = {"stories": 0.5}  # by kind, where guessing among what was said has a known rate
 QUESTIONS, STORIES, TOWN_HELD_OUT = 200, 200, 200
 SAVED = {"train": "train.jsonl", "held_out": "held_out.jsonl", "conversations": "conversations.jsonl"}
 
 
-def make_corpus(data: str, language: str, seed: int, limit: int, conversations: int, folder: Path, voice: Voice) -> None:
-    """Write the corpus of at most about `limit` bytes into `folder`, unless it is there already.
+def make_corpus(
+    data: str, language: str, seed: int, limit: int, conversations: int, folder: Path, voice: Voice,
+    held_out: int = HELD_OUT_BYTES,
+) -> None:  # fmt: skip
+    """Write the corpus of at most about `limit` bytes, `held_out` of them held out, into `folder`, unless it is there already.
 
     One whose local files have changed since is refused; where they are gone, the copy in `folder` is what there is.
     """
-    inputs = {"data": data, "language": language, "seed": seed, "corpus_bytes": limit, "conversations": conversations}
+    inputs = {
+        "data": data, "language": language, "seed": seed, "corpus_bytes": limit, "conversations": conversations,
+        "held_out_bytes": held_out,
+    }  # fmt: skip
     voice.begin("corpus", f"read and clean {data}")
     if kept(folder, inputs):
         _refuse_changed(data, folder, voice)
@@ -50,7 +58,7 @@ def make_corpus(data: str, language: str, seed: int, limit: int, conversations: 
         if data == "town":
             extra = _town(Town(seed, language), limit, conversations, funnel, target, voice)
         else:
-            extra = _found(data, limit, conversations, funnel, target, voice)
+            extra = _found(data, limit, held_out, conversations, funnel, target, voice)
         record = funnel.record() | extra
         (target / "funnel.json").write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
         paths = list(local_files(data))
@@ -115,7 +123,9 @@ def _town(town: Town, limit: int, conversations: int, funnel: Funnel, target: Pa
     return _split(target, chain(held_out, train), len(held_out)) | {"planted": town.planted(limit)}
 
 
-def _found(data: str, limit: int, conversations: int, funnel: Funnel, target: Path, voice: Voice) -> dict[str, Any]:
+def _found(
+    data: str, limit: int, held_out_bytes: int, conversations: int, funnel: Funnel, target: Path, voice: Voice
+) -> dict[str, Any]:
     """The corpus of a named source: a sample by digest, its first part held out."""
     talks: list[Document] = []
     with TemporaryFile(dir=target) as found:
@@ -123,7 +133,7 @@ def _found(data: str, limit: int, conversations: int, funnel: Funnel, target: Pa
         # Nothing but conversations: their words are the text too.
         said = [] if places else [Document("\n".join(turn["content"] for turn in talk.messages), talk.source) for talk in talks]
         sizes = [size for _, size in places] or [text.size for text in said]
-        held_out = _first(sizes, min(HELD_OUT_BYTES, int(sum(sizes) * HELD_OUT_SHARE)))
+        held_out = _first(sizes, min(held_out_bytes, int(sum(sizes) * HELD_OUT_SHARE)))
         if held_out >= len(sizes):
             raise UserError(
                 "there is too little text to learn from and to test with", where=data,
@@ -233,7 +243,8 @@ def _document(line: bytes) -> Document:
 
 
 def make_mixture(
-    weights: Mapping[str, float], language: str, seed: int, limit: int, conversations: int, folder: Path, voice: Voice
+    weights: Mapping[str, float], language: str, seed: int, limit: int, conversations: int, folder: Path, voice: Voice,
+    held_out: int = HELD_OUT_BYTES,
 ) -> None:  # fmt: skip
     """A corpus of each source in `folder`, which has its part of the limit and of the conversations, by weight."""
     if (folder / MANIFEST).exists():
@@ -241,7 +252,7 @@ def make_mixture(
     total = sum(weights.values())
     for number, (data, weight) in enumerate(weights.items()):
         part = weight / total
-        make_corpus(data, language, seed, int(limit * part), round(conversations * part), folder / str(number), voice)
+        make_corpus(data, language, seed, int(limit * part), round(conversations * part), folder / str(number), voice, held_out)
 
 
 def train_size(corpus: Path) -> Count:
@@ -260,6 +271,25 @@ def each_document(corpus: Path, part: str) -> Iterator[Document]:
 def saved_documents(corpus: Path, part: str) -> list[Document]:
     """`each_document` of a part that fits into memory."""
     return list(each_document(corpus, part))
+
+
+def last_documents(corpus: Path, part: str, count: int) -> list[Document]:
+    """The last `count` of `each_document`, read from the ends of the files."""
+    found: list[Document] = []
+    for source in reversed(sources(corpus)):
+        if wanted := count - len(found):
+            found = [*map(_document, _last_lines(source / SAVED[part], wanted)), *found]
+    return found
+
+
+def _last_lines(path: Path, count: int) -> list[bytes]:
+    with path.open("rb") as file:
+        begin, tail = file.seek(0, os.SEEK_END), b""
+        while begin and tail.count(b"\n") <= count:
+            size = min(begin, max(TAIL, len(tail)))
+            begin = file.seek(begin - size)
+            tail = file.read(size) + tail
+    return tail.splitlines()[-count:]
 
 
 def saved_rows(corpus: Path, name: str) -> list[dict[str, Any]]:

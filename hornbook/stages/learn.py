@@ -26,12 +26,12 @@ from hornbook.evals.task import bits_per_byte
 from hornbook.files import append_line, read_lines, write_text, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
-from hornbook.model import MLMHead, TransformerModel, initialize, shapes_only
+from hornbook.model import MLMHead, TransformerModel, Undrawn, initialize, shapes_only
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first
-from hornbook.stages.corpus import each_document, saved_documents, saved_rows
+from hornbook.stages.corpus import each_document, last_documents, saved_documents, saved_rows
 from hornbook.stages.keep import METRICS, begun, kept, lineage, sources
-from hornbook.stages.settings import Recipe, SftRecipe, learned, usual
+from hornbook.stages.settings import HELD_OUT, Recipe, SftRecipe, learned, usual
 from hornbook.stages.tokens import lengths, masking
 from hornbook.stages.track import check_tracker
 from hornbook.stages.train import Stage, keep_model, train
@@ -44,7 +44,6 @@ from hornbook.train.objective import causal, causal_lm, masked_lm
 from hornbook.tune.sft import continuations, examples
 
 SHORTEST_PASSAGE = 8  # characters
-HELD_OUT = 40  # documents that a look at held-out text reads
 HELD_OUT_ROWS = 128  # of a masked look, which asks for a share of the tokens only
 SHOWN: tuple[str, ...] = ("loss", "bits_per_byte", "tokens_per_second", "held_out_bits_per_byte", "held_out_loss")
 SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95)
@@ -92,7 +91,8 @@ def pretrain(
     """Train a model from nothing on the shards; returns the folder of the finished model. Continues where it was stopped."""
     config, folder = model_config(recipe, tokenizer), run / "pretrained"
     inputs = {"shards": lineage(shards), **learned(recipe), "model": config}
-    model = families.build(config, "[model]")
+    with Undrawn():
+        model = families.build(config, "[model]")
     size = sum(parameter.numel() for parameter in model.parameters())
     most = "up to " if recipe.ramp else ""
     tokens = recipe.rows * recipe.accumulate * recipe.context
@@ -102,17 +102,18 @@ def pretrain(
         return folder
     inputs = from_first(lambda: begun(run, "pretrain", inputs, usual(recipe))) or inputs
     from_first(lambda: write_text(run / "recipe.toml", to_toml(asdict(recipe))))
-    initialize(model, recipe.seed, recipe.init_std).to(team.device)
+    model.to(team.device)
     rows = training_rows(recipe, tokenizer, shards, voice)
     objective: Objective = causal_lm
-    hooks = [held_out(tokenizer, corpus, recipe.context, [*recipe.mixture]), _sampler(tokenizer, _prompts(tokenizer, corpus))]
+    look = held_out(tokenizer, corpus, recipe.context, [*recipe.mixture], recipe.held_out_documents)
+    hooks = [look, _sampler(tokenizer, _prompts(tokenizer, corpus))]
     if recipe.objective == "masked":
         objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context, recipe.mask_words)]
     if recipe.z_loss:  # either is one formula
         objective = causal(recipe.z_loss)
     log = _logger(run, "pretrain", recipe.steps, voice)
     stage = Stage("pretrain", inputs, run, team, voice, resume, log, _texts(tokenizer))
-    train(model, rows, recipe, objective, stage, hooks)
+    train(model, rows, recipe, objective, stage, hooks, lambda: initialize(model, recipe.seed, recipe.init_std))
     keep_model(model, stage, lambda whole: _save(whole, tokenizer, folder, inputs))
     voice.end(_outcome(run, "pretrain") if team.first else "")
     return folder
@@ -154,11 +155,13 @@ def sft(
     inputs = from_first(lambda: begun(run, "sft", inputs, usual(recipe))) or inputs
     model = families.decoder(load_model(base), str(base)).to(team.device)
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
-    conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
+    conversations = saved_documents(corpus, "conversations")
+    # Of the text no more than is wanted: it may be larger than memory.
+    documents = [] if conversations else list(islice(each_document(corpus, "train"), 20 * recipe.steps))
     size = _passage(tokenizer, documents, context)
     while not conversations and size >= SHORTEST_PASSAGE:  # short documents give short passages
-        conversations, size = list(continuations(_two_lined(documents[: 20 * recipe.steps], size), size)), size // 2
-    replayed = documents[-max(1, int(recipe.replay * len(conversations))) :] if recipe.replay else []
+        conversations, size = list(continuations(_two_lined(documents, size), size)), size // 2
+    replayed = last_documents(corpus, "train", max(1, int(recipe.replay * len(conversations)))) if recipe.replay else []
     rows, too_long = pack(_examples(tokenizer, conversations, replayed, context), context, tokenizer.end_ids[0], lengths(tokenizer))
     if too_long == len(conversations):
         raise UserError(
@@ -238,10 +241,10 @@ def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: d
         tokenizer.save(target)
 
 
-def held_out(tokenizer: Tokenizer, corpus: Path, context: int, names: Sequence[str] = ()) -> Hook:
+def held_out(tokenizer: Tokenizer, corpus: Path, context: int, names: Sequence[str] = (), documents: int = HELD_OUT) -> Hook:
     """A hook that scores the first held-out documents: all as one, and those of each source of a mixture under its name."""
     parts = sources(corpus)
-    texts = [[one.text for one in islice(each_document(part, "held_out"), max(1, HELD_OUT // len(parts)))] for part in parts]
+    texts = [[one.text for one in islice(each_document(part, "held_out"), max(1, documents // len(parts)))] for part in parts]
 
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:
         found = bits_per_byte(model, tokenizer, [*chain(*texts)], context)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hornbook import families
-from hornbook.batch import Batch
+from hornbook.batch import Batch, Loss
 from hornbook.checkpoint.state import set_random_numbers
 from hornbook.data.batches import moved
 from hornbook.errors import UserError
-from hornbook.model import TransformerModel
+from hornbook.model import TransformerModel, Undrawn
+from hornbook.train.ctc import ctc
 from hornbook.train.incident import read_incident
 from hornbook.train.loop import Objective, gradients
-from hornbook.train.objective import causal_lm
+from hornbook.train.objective import causal_lm, causal_lm_with_z_loss, masked_lm
 from hornbook.train.precision import Precision
 
-OBJECTIVES: dict[str, Objective] = {"causal_lm": causal_lm}
+OBJECTIVES: dict[str, Callable[..., Loss]] = {each.__name__: each for each in (causal_lm, causal_lm_with_z_loss, masked_lm, ctc)}
 
 
 def replay(folder: Path, device: torch.device) -> dict[str, Any]:
@@ -32,8 +35,9 @@ def replay(folder: Path, device: torch.device) -> dict[str, Any]:
             f"an incident of {record['objective'] or 'an objective without a name'} cannot be taken again", where=str(folder),
             why=f"only {', '.join(OBJECTIVES)} is known here", fix="read its incident.json and incident.safetensors",
         )  # fmt: skip
-    objective = OBJECTIVES[record["objective"]]
-    model = families.decoder(families.build(record["config"], str(folder)), str(folder))
+    objective = partial(OBJECTIVES[record["objective"]], **record["settings"])
+    with Undrawn():
+        model = families.build(record["config"], str(folder))
     weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
     model.load_state_dict(weights, strict=False)
     model.tie()

@@ -50,7 +50,7 @@ def prepared(recipe: Recipe, voice: Voice) -> Tokenizer:
     out = Path(recipe.out)
     if recipe.tokenizer:  # first: a wrong name should not be found after hours of reading
         ready_tokenizer(recipe.tokenizer, out / "tokenizer", voice)
-    given = (recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice)
+    given = (recipe.language, recipe.seed, recipe.corpus_bytes, recipe.conversations, out / "corpus", voice, recipe.held_out_bytes)
     make_mixture(recipe.mixture, *given) if recipe.mixture else make_corpus(recipe.data, *given)
     if recipe.tokenizer:
         tokenizer = Tokenizer.load(out / "tokenizer")

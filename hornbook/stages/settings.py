@@ -13,12 +13,14 @@ from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.sizes import Parallel
 
 SMALLEST_SHARE = 1 / 1024  # one sample in a block of a mixture
+HELD_OUT_BYTES, HELD_OUT = 150_000, 40  # of text, and the documents that a look at it reads
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
 # What may change while a run goes on: where, how often and for whom it works, and what moves no figure but by rounding.
 FREE = (
     "out", "base", "folder", "parallel", "workers", "save_seconds", "keep_every", "keep_best", "track", "monitor",
+    "looks", "held_out_documents",
     "device", "update", "recompute", "compile", "kernels", "attention",
 )  # fmt: skip
 
@@ -36,7 +38,8 @@ class Learning:
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
     keep_every: steps per state that stays in `checkpoints` for good (0: none); keep_best: so does the best on held-out text.
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
-    monitor: looks into the layers in a run of one process, written to layers.jsonl (0: none).
+    looks: at held-out text, with samples, in a run. monitor: looks into the layers in a run of one process, written to layers.jsonl
+    (0: none).
     attention_dropout: of weights, as published, or of keys, which keeps the fastest kernel: another dropout of the same mean.
     attention: sdpa, torch's kernel, or flex, its FlexAttention on a GPU: packed documents and windows cost what is seen of them.
     kernels: torch, or triton, hornbook's own in place of torch's operations, where this model has them, on a GPU.
@@ -77,11 +80,12 @@ class Learning:
     keep_every: int = 0
     keep_best: bool = False
     track: Tracker = ""
+    looks: int = 4
     monitor: int = 20
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("rows", "accumulate", "steps"):
+        for name in ("rows", "accumulate", "steps", "looks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         for name in ("learning_rate", "embedding_rate", "clip"):
@@ -122,6 +126,8 @@ class Recipe(Learning):
     mask_words: hide whole words, where objective is masked; else tokens, each for itself.
     data: town, shakespeare, python, a path, or hf:OWNER/NAME[/CONFIG]. corpus_bytes: read at most so much text.
     mixture: instead of `data`, a table of several and their weights; a batch holds rows of each in that proportion.
+    held_out_bytes: text of each source but the town that is not learned from, at most a twentieth. held_out_documents: of it,
+    what a look at a causal model reads.
     tokenizer: a model, a run, a file, a known vocabulary or hf:OWNER/NAME whose tokenizer is taken as it is; unset: learn one.
     packing: stream, rows run across the ends of documents; best-fit, a row holds whole documents that do not see each other.
     z_loss: the weight of log(Z)^2 beside the loss, which holds the logits near zero (PaLM: 1e-4; 0: none).
@@ -137,6 +143,8 @@ class Recipe(Learning):
     mixture: dict[str, float] = field(default_factory=dict)
     language: str = "en"
     corpus_bytes: int = 10_000_000
+    held_out_bytes: int = HELD_OUT_BYTES
+    held_out_documents: int = HELD_OUT
     conversations: int = 2000
     tokenizer: str = ""
     vocab: int = 1024
@@ -149,7 +157,7 @@ class Recipe(Learning):
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("corpus_bytes", "vocab", "vocab_multiple", "context"):
+        for name in ("corpus_bytes", "held_out_bytes", "held_out_documents", "vocab", "vocab_multiple", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         if not self.init_std > 0:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hornbook import families
+from hornbook.batch import IGNORE, Batch
 from hornbook.checkpoint.pretrained import load_model, write_model
 from hornbook.config import to_toml
 from hornbook.data.audio import HOP, Variation
@@ -19,7 +20,7 @@ from hornbook.data.recordings import Recording, SpeechRows, read_recordings, spe
 from hornbook.errors import UserError, near
 from hornbook.files import append_line, digest, sha256, write_json, write_text, written_folder
 from hornbook.generation.ctc import prefix_beam
-from hornbook.model import TransformerModel, initialize
+from hornbook.model import TransformerModel, Undrawn, initialize
 from hornbook.parallel.team import Team
 from hornbook.ranks import choose_device
 from hornbook.stages.keep import METRICS, begun, kept, run_folder
@@ -70,7 +71,8 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
         raise UserError(
             f"model_type must be speech_ctc: {config.get('model_type')!r}", where="[model]: model_type", fix="correct it"
         )
-    model = families.build(config, "[model]")
+    with Undrawn():
+        model = families.build(config, "[model]")
     variation = Variation(**{each.name: getattr(recipe, each.name) for each in fields(Variation)})
     rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed, recipe.trim, recipe.pace)
     unheard = SpeechRows(held_out, letters, recipe.rate, config["num_mel_bins"], trim=recipe.trim, pace=recipe.pace)
@@ -121,7 +123,7 @@ def _trained(
         return kept_model.to(device)
     inputs = begun(run, "speech", inputs, usual(recipe)) or inputs
     write_text(run / "recipe.toml", to_toml(asdict(recipe)))
-    initialize(model, recipe.seed).to(device)
+    model.to(device)
 
     def log(row: dict[str, Any]) -> dict[str, Any]:
         row = {key: row[key] for key in FIGURES if key in row}
@@ -129,7 +131,11 @@ def _trained(
         voice.progress(row["step"], recipe.steps, {"loss": row["loss"]} if "loss" in row else {})
         return row
 
-    train(model, rows, recipe, ctc, Stage("speech", inputs, run, Team(device=device), voice, command, log))
+    def spelled(batch: Batch) -> list[str]:
+        return ["".join(rows.letters[i - 1] for i in ids if i != IGNORE) for ids in batch.targets_bt.tolist()]
+
+    stage = Stage("speech", inputs, run, Team(device=device), voice, command, log, spelled)
+    train(model, rows, recipe, ctc, stage, draw=lambda: initialize(model, recipe.seed))
     with written_folder(folder, {"inputs": inputs}) as target:
         write_model(model, target)
     voice.end(f"wrote {folder}")

@@ -19,7 +19,7 @@ import torch
 
 from hornbook import families
 from hornbook.data.batches import Batches
-from hornbook.errors import Interrupted, UserError
+from hornbook.errors import Interrupted
 from hornbook.model import TransformerModel, initialize
 from hornbook.model.attention import Attention, PerHead
 from hornbook.model.head import LMHead
@@ -32,6 +32,7 @@ from hornbook.stages.voice import Voice
 from hornbook.train.layers import looks
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal
+from hornbook.train.signals import Ended
 
 SEEDS = 3  # the recipe's, and those that follow it
 LOOKS = 50  # at the layers, in a run
@@ -80,10 +81,6 @@ def changed(spec: Any, kind: type, values: Mapping[str, Any]) -> Any:
     return spec
 
 
-class _Ended(Exception):
-    """A step was not finite, which is a finding and no error."""
-
-
 def try_stability(trials: Trials, steps: int, voice: Voice) -> dict[str, Any]:
     """Every remedy's runs, as the record of `try-stability.json`."""
     recipe, tried, found = replace(trials.recipe, steps=steps, sigmas=0.0), remedies(steps), list[dict[str, Any]]()
@@ -107,7 +104,7 @@ def _run(trials: Trials, remedy: Remedy) -> dict[str, Any]:
     def log(row: dict[str, Any]) -> None:
         rows.append(row)
         if "left_out" in row and not recipe.sigmas or len(rows) > 2 * recipe.steps:  # the guard may go back again and again
-            raise _Ended
+            raise Ended
 
     optimizer = build_optimizer(
         model, recipe.optimizer, recipe.learning_rate, embedding_rate=recipe.embedding_rate, weight_decay=recipe.weight_decay,
@@ -122,7 +119,7 @@ def _run(trials: Trials, remedy: Remedy) -> dict[str, Any]:
         batches, factor = Batches(trials.rows, recipe.rows, recipe.seed, trials.device), _factor(recipe)
         try:
             fit(model, batches, causal(recipe.z_loss), optimizer, factor, run)
-        except (_Ended, UserError):
+        except Ended:
             pass
         except Interrupted:
             raise KeyboardInterrupt from None  # there is no state of a trial to save

@@ -20,7 +20,7 @@ from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.data.batches import Batches, Rows
 from hornbook.errors import UserError
 from hornbook.files import append_line, digest, write_json
-from hornbook.model import TransformerModel
+from hornbook.model import TransformerModel, Undrawn
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.masters import Masters
 from hornbook.optim.schedule import batch_ramp, warmup_decay
@@ -32,11 +32,11 @@ from hornbook.stages.settings import Learning
 from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
 from hornbook.train.layers import LAYERS, looks, no_look
-from hornbook.train.loop import Hook, Objective, Run, fit
-from hornbook.train.precision import allow_tf32, choose_precision
+from hornbook.train.loop import Hook, Objective, Run, fit, ignore
+from hornbook.train.precision import allow_tf32, choose_precision, said
 
 ROLLBACK_POINTS = 20  # states of a run that training may go back to
-LOOKS, ROWS = 4, 100  # calls of the hooks and rows of figures, in a run
+ROWS = 100  # of figures, in a run
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,17 @@ class Stage:
 
 
 def train(
-    model: TransformerModel, rows: Rows, recipe: Learning, objective: Objective, stage: Stage, hooks: Sequence[Hook] = ()
+    model: TransformerModel, rows: Rows, recipe: Learning, objective: Objective, stage: Stage, hooks: Sequence[Hook] = (),
+    draw: Callable[[], Any] = ignore,
 ) -> None:  # fmt: skip
-    """Train the model on the rows, from the state that `stage.run` holds, if there is one."""
+    """Train the model on the rows, from the state that `stage.run` holds; where there is none, from the weights of `draw`."""
     precision = choose_precision(recipe.precision, stage.team.device)
-    stage.voice.say(f"precision: {precision}")
+    stage.voice.say(f"precision: {said(recipe.precision, stage.team.device)}")
     _check_alone(recipe, stage.team)
+    folder = states(stage.run, stage.name)
+    found = newest_state(folder, stage.voice.say)
+    if found is None:
+        draw()
     allow_tf32(recipe.tf32, stage.team.device)
     switch(model, recipe, stage.voice.say)
     every = max(1, recipe.steps // recipe.monitor) if recipe.monitor and stage.team.sizes.world == 1 else 0
@@ -80,17 +85,17 @@ def train(
         steps=recipe.steps, accumulate=batch_ramp(1, recipe.accumulate, recipe.ramp),
         clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
         peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
-        folder=states(stage.run, stage.name), save_seconds=recipe.save_seconds,
+        folder=folder, found=found, save_seconds=recipe.save_seconds,
         save_every=max(1, recipe.steps // ROLLBACK_POINTS), keep_every=recipe.keep_every,
         keep_best="held_out_loss" if recipe.keep_best else "", log_every=max(1, recipe.steps // ROWS),
-        hook_every=max(1, recipe.steps // LOOKS), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
+        hook_every=max(1, recipe.steps // recipe.looks), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
         look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
         describe=stage.describe, say=stage.voice.say, team=stage.team,
     )  # fmt: skip
     batches = Batches(rows, recipe.rows, recipe.seed, stage.team.device, stage.team.part, stage.team.parts, recipe.workers)
     schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
     kind = recipe.track if stage.team.first else ""
-    from_first(lambda: write_json(states(stage.run, stage.name) / INPUTS, stage.inputs))
+    from_first(lambda: write_json(folder / INPUTS, stage.inputs))
     with tracking(kind, stage.run, stage.name, vars(recipe)) as track, batches:
         run = replace(run, log=lambda row: track(stage.log(row)))
         fit(model, batches, objective, masters or optimizer, schedule, run, hooks)
@@ -139,7 +144,8 @@ def keep_model(model: TransformerModel, stage: Stage, write: Callable[[Transform
     assert found is not None  # the last step's
 
     def gather() -> None:
-        whole = model.spec.build()
+        with Undrawn():
+            whole = model.spec.build()
         whole.config = model.config
         load_weights(found, whole)
         write(whole)

@@ -33,6 +33,7 @@ from hornbook.stages.voice import Voice
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook, Run, fit, ignore
 from hornbook.train.objective import causal_lm
+from hornbook.train.signals import Ended
 
 HOPELESS = 1.25  # times the first loss: the sweep ends there
 AROUND = 2  # neighbours on either side that a swept loss is averaged with
@@ -85,19 +86,15 @@ class Trials:
             losses.append(row.get("loss", math.inf))  # a step that is not finite is left out, and logged without a loss
             tell(len(losses))
             if not losses[-1] < hopeless * losses[0]:
-                raise _Ended
+                raise Ended
 
         accumulate = 1 if one_batch else recipe.accumulate
         run = Run(steps=len(rates), accumulate=accumulate, clip=recipe.clip, sigmas=0, log=log, log_every=1)
         try:
             fit(model, OneBatch(next(batches)) if one_batch else batches, causal_lm, optimizer, rates.__getitem__, run)
-        except _Ended:
+        except Ended:
             pass
         return model, losses
-
-
-class _Ended(Exception):
-    """A trial has failed before its last step, which is a finding and no error."""
 
 
 def trials(recipe: Recipe, voice: Voice) -> Trials:

@@ -23,6 +23,7 @@ class Guard:
     def __init__(self, sigmas: float = 6.0):
         self.sigmas = sigmas
         self.skipped, self.in_a_row, self.rollbacks, self._left = 0, 0, 0, 0
+        self.point: int | None = None  # the step whose state a rollback goes back to
         self._seen: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in FLOORS}
 
     def judge(self, loss: float, norm: float) -> str | None:
@@ -38,10 +39,12 @@ class Guard:
         """Steps up to `step` could not be learned from and the run goes back."""
         self.in_a_row, self.rollbacks, self._left = 0, self.rollbacks + 1, max(step, self._left)
 
-    def learned(self, step: int) -> None:
-        """A step behind all that the run went back from ends the row of rollbacks."""
-        if step > self._left:
+    def passed(self, step: int, learned: bool, point: bool) -> None:
+        """A step is over. A `point` is one to go back to; one that is learned from behind all that was left ends the rollbacks."""
+        if learned and step > self._left:
             self.rollbacks = 0
+        if point:
+            self.point = step
 
     def _odd(self, name: str, value: float) -> str | None:
         if not math.isfinite(value):
@@ -64,8 +67,9 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         counts = {"skipped": self.skipped, "in_a_row": self.in_a_row, "rollbacks": self.rollbacks, "left": self._left}
-        return {**counts, "seen": {name: list(values) for name, values in self._seen.items()}}
+        return {**counts, "point": self.point, "seen": {name: list(values) for name, values in self._seen.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.skipped, self.in_a_row, self.rollbacks, self._left = (state[n] for n in ("skipped", "in_a_row", "rollbacks", "left"))
+        self.point = state["point"]
         self._seen = {name: deque(values, maxlen=WINDOW) for name, values in state["seen"].items()}

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,31 @@ class Step:
         return self.total / max(1, self.count)
 
 
-def figures(model: TransformerModel, look: Callable[[], Any]) -> dict[str, Any]:
-    """Norms of each parameter and its gradient; of one call `look` of the model, root mean squares and largest attention logits.
+def figures(model: TransformerModel, batches: list[Batch], look: Callable[[Batch], Any]) -> dict[str, Any]:
+    """Norms of each parameter and its gradient; of the model's calls in `look`, the largest root mean squares and attention logits.
 
     The gradients are those that the model holds now, before they are clipped.
     """
+    hidden = dict[str, Tensor]()
     with torch.no_grad(), hidden_states(model) as states, attention_peaks(model) as peaks:
-        look()
+        for batch in batches:
+            look(batch)
+            for name, x in states.items():
+                size = x.float().square().mean().sqrt()
+                hidden[name] = torch.maximum(hidden.get(name, size), size)
         parameters = {
             name: {"weight": _plain(entire(p.norm())), "gradient": None if p.grad is None else _plain(entire(p.grad.norm()))}
             for name, p in model.named_parameters()
         }
-    hidden = {name: _plain(x.float().square().mean().sqrt()) for name, x in states.items()}
-    return {"parameters": parameters, "hidden": hidden, "attention_logits": {name: _plain(peak) for name, peak in peaks.items()}}
+    found = {"hidden": hidden, "attention_logits": peaks}
+    return {"parameters": parameters, **{kind: {name: _plain(x) for name, x in each.items()} for kind, each in found.items()}}
+
+
+def named(objective: Any) -> dict[str, Any]:
+    """An objective's name and, where it is a formula with settings (`partial`), those that are plain values."""
+    formula, settings = (objective.func, objective.keywords) if isinstance(objective, partial) else (objective, {})
+    plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str)}
+    return {"objective": getattr(formula, "__name__", ""), "settings": plain}
 
 
 def write_incident(
@@ -73,18 +86,20 @@ def write_incident(
 ) -> Path | None:  # fmt: skip
     """Write `folder/step-N`; its path, or None where there are `MOST` already. `about`: what a replay must know.
 
-    Of several ranks all take part, with the batches of all, and the first one writes.
+    Step N with other data, to which a rollback led, is `step-N-2`. Of several ranks all take part, with the batches of all, and the
+    first one writes.
     """
-    place = folder / f"step-{number:08d}"
-    if from_first(lambda: not place.exists() and len(list(folder.glob("step-*"))) >= MOST):
+    free = from_first(lambda: _place(folder, f"step-{number:08d}", step.position))
+    if not free:
         return None
+    place = Path(free)
     tensors = {f"model/{name}": entire(value.detach()) for name, value in model.named_parameters()} | step.random_numbers
     for n, batch in enumerate(step.batches):
         tensors |= {f"batch/{n}/{name}": value for name, value in vars(batch).items() if isinstance(value, Tensor)}
     record = {
         "odd": odd, "step": number, "loss": _plain(step.loss), "gradient_norm": _plain(step.norm), "targets": step.count,
         "position": step.position, **about, "text": [describe(batch) for batch in step.batches] if describe else [],
-        "text_bytes": [batch.text_bytes for batch in step.batches], **figures(model, lambda: look(step.batches[0])),
+        "text_bytes": [batch.text_bytes for batch in step.batches], **figures(model, step.batches, look),
     }  # fmt: skip
     if rank():
         return place
@@ -92,6 +107,17 @@ def write_incident(
         save_tensors({name: value.contiguous().cpu().clone() for name, value in tensors.items()}, target / "incident.safetensors")
         write_json(target / "incident.json", record)
     return place
+
+
+def _place(folder: Path, name: str, position: dict[str, Any]) -> str:
+    """Where this incident is, if a run that was stopped has written it before, or may be; empty: nowhere."""
+    there = [folder / name] + [folder / f"{name}-{again}" for again in range(2, MOST + 1)]
+    for place in there:
+        if not place.exists():
+            return str(place) if len(list(folder.glob("step-*"))) < MOST else ""
+        if json.loads((place / "incident.json").read_text(encoding="utf-8"))["position"] == position:
+            return str(place)
+    return ""
 
 
 def read_incident(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], list[Batch]]:

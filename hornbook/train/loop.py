@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -31,11 +31,11 @@ from hornbook.optim.shards import plain
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first, patient_group
 from hornbook.train.guard import PATIENCE, ROLLBACKS, Guard
-from hornbook.train.incident import Step, write_incident
+from hornbook.train.incident import Step, named, write_incident
 from hornbook.train.layers import NoLook, no_look
 from hornbook.train.meter import LOG, Meter
 from hornbook.train.precision import Precision
-from hornbook.train.signals import Stop
+from hornbook.train.signals import Ended, Stop
 
 Objective = Callable[[TransformerModel, Batch], Loss]
 Hook = Callable[[int, TransformerModel], dict[str, Any]]
@@ -64,8 +64,9 @@ class Run:
     peak           FLOP/s of the device's products, for the share of them that the run reaches; 0: not known
     sigmas         how far from usual a step's loss or gradient norm may be: see `Guard`
     folder         where states and incidents are kept; None: nowhere
+    found          the state to go on from, where it was looked for before: None begins anew
     save_seconds   at most this much work is lost to a kill
-    save_every     steps per state that a rollback may go back to, at the same steps in every run (0: none)
+    save_every     steps per state that a rollback may go back to, where the steps before it were learned from (0: none)
     keep_every     steps per state that is never deleted (0: none); keep_best: the hooks' figure whose lowest state is kept
     describe       a batch as text, for the record of an incident
     look           by the step's number, what looks into the layers: see `Look`
@@ -82,6 +83,7 @@ class Run:
     peak: float = 0.0
     sigmas: float = 6.0
     folder: Path | None = None
+    found: Saved | Literal["the newest"] | None = "the newest"
     save_seconds: float = 20.0
     save_every: int = 0
     keep_every: int = 0
@@ -96,6 +98,16 @@ class Run:
     log: LOG = field(default=ignore)
     say: Callable[[str], None] = field(default=ignore)
     team: Team = field(default_factory=Team)
+
+    @property
+    def states(self) -> int:
+        """So many lie in `folder` at once, at most: the newest two, one that is being written, and those that are kept."""
+        kept = bool(self.save_every) + bool(self.keep_best) + (self.steps // self.keep_every if self.keep_every else 0)
+        return min(3 + kept, self.steps)
+
+
+class Unlearnable(UserError, Ended):
+    """Steps stay odd, whatever the run goes back to."""
 
 
 @dataclass
@@ -141,25 +153,22 @@ def fit(
             with run.look(state.step + 1, model) as look:
                 step = gradients(model, taken, objective, parts.precision, position, team)
             rate = optimizer.set_rate(schedule(state.step))
-            overflowed = parts.precision.overflowed(math.isfinite(step.norm))
-            odd = None if overflowed else parts.guard.judge(step.loss, step.norm)
-            if learned := not overflowed and odd is None:
+            odd = _odd(step, state.step + 1, model, objective, parts, run)
+            if not odd:
                 optimizer.step(run.clip, step.norm_tensor)
-            elif odd:
-                _left_out(odd, state.step + 1, step, model, objective, parts.precision, run)
             look.taken()
             optimizer.zero_grad()
             state.step += 1
-            if learned:
-                parts.guard.learned(state.step)
-            parts.meter.add(step, learned)
+            parts.meter.add(step, learned=not odd)
+            point = _divides(run.save_every, state.step) and not parts.guard.in_a_row
+            parts.guard.passed(state.step, learned=not odd, point=point)
             state.tokens, state.skipped, last = parts.meter.tokens, parts.guard.skipped, state.step == run.steps
             if (state.step % run.log_every == 0 or last or state.step == 1) and parts.meter.steps:
                 run.log(parts.meter.row(run.stage, state.step, rate, step.norm))
-            due = last or _divides(run.save_every, state.step) or _divides(run.keep_every, state.step)
+            due = last or point or _divides(run.keep_every, state.step)
             if parts.guard.in_a_row == PATIENCE:
-                saver.finish()
-                state.step, last, due = _rolled_back(odd or "", state.step, model, optimizer, parts, run), False, True
+                saver.finish()  # the state to go back to may be the one that is being written
+                state.step, last, due = _rolled_back(odd, state.step, model, optimizer, parts, run), False, True
             elif hooks and (last or _divides(run.hook_every, state.step)):
                 figures = _call(hooks, state.step, model, run)
                 due = parts.best.beaten_by(state.step, figures.get(run.keep_best)) or due
@@ -167,12 +176,14 @@ def fit(
             due, asked, late = team.any(due, stop.asked, time.perf_counter() - saved > run.save_seconds)
             if run.folder and (due or asked or late):
                 record = {"name": run.name, **{name: part.state() for name, part in vars(parts).items()}}
-                keep = Keep(back=run.save_every, every=run.keep_every, best=parts.best.step)
+                keep = Keep(every=run.keep_every, these=(parts.best.step, parts.guard.point))
                 saver.save(snapshot(state.step, model, optimizer, batches.state(), record), keep)
                 saved = time.perf_counter()
             if asked:
                 saver.finish()
                 raise Interrupted(run.resume) if run.folder else KeyboardInterrupt
+    if not parts.meter.learned:
+        raise _nothing_learned(run)
     model.eval()
     return state
 
@@ -181,7 +192,10 @@ def gradients(
     model: TransformerModel, batches: list[Batch], objective: Objective, precision: Precision, position: dict[str, Any],
     team: Team | None = None,
 ) -> Step:  # fmt: skip
-    """One step's gradients: the mean over all targets of all micro-batches, not clipped yet. `position`: where the data stood."""
+    """One step's gradients: the mean over all targets of all micro-batches, not clipped yet. `position`: where the data stood.
+
+    Ranks' gradients arrive as sums, not as a mean of ranks, and so are divided once, by the targets of all.
+    """
     numbers, team = random_numbers(), team or Team()
     total, count, metrics = torch.zeros(()), torch.zeros((), dtype=torch.long), dict[str, Tensor]()
     for number, batch in enumerate([] if team.pipeline else batches):
@@ -207,6 +221,19 @@ def gradients(
     return Step(batches, position, numbers, float(nats), int(targets), int(tokens), int(text_bytes), float(norm), norm, sums)
 
 
+def _odd(step: Step, number: int, model: TransformerModel, objective: Objective, parts: Parts, run: Run) -> str:
+    """Why this step must not be learned from, which is said; empty where it may be."""
+    scale = parts.precision.scale
+    if parts.precision.overflowed(math.isfinite(step.norm)):
+        odd = f"gradients overflow {run.precision} at a loss scale of {scale:g}"
+        run.log({"stage": run.stage, "step": number, "left_out": odd})
+        return odd
+    odd = parts.guard.judge(step.loss, step.norm) or ""
+    if odd:
+        _left_out(odd, number, step, model, objective, parts.precision, run)
+    return odd
+
+
 def _left_out(
     odd: str, number: int, step: Step, model: TransformerModel, objective: Objective, precision: Precision, run: Run
 ) -> None:  # fmt: skip
@@ -215,8 +242,7 @@ def _left_out(
     run.log({"stage": run.stage, "step": number, "left_out": odd})
     place = None
     if run.folder:
-        about = {"stage": run.stage, "objective": getattr(objective, "__name__", ""), "precision": precision.state()}
-        about["config"] = model.config
+        about = {"stage": run.stage, **named(objective), "precision": precision.state(), "config": model.config}
         kept, folder, device = random_numbers(), run.folder / "incidents", next(model.parameters()).device
         pipeline = run.team.pipeline  # no stage of which can look at a batch alone: the first rank has it whole and looks
         met = pipeline.whole() if pipeline else model
@@ -230,18 +256,27 @@ def _left_out(
 
 
 def _rolled_back(odd: str, step: int, model: TransformerModel, optimizer: Optimizers, parts: Parts, run: Run) -> int:
-    """Go back to the weights of the newest state at a multiple of `save_every`, and on with the data that comes next: its step."""
+    """Go back to the weights of the guard's last point, and on with the data that comes next: its step."""
     parts.guard.went_back(step)
-    found = newest_state(run.folder, run.say, lambda step: _divides(run.save_every, step)) if run.folder else None
+    point = parts.guard.point
+    found = newest_state(run.folder, run.say, lambda step: step == point) if run.folder else None
     if found is None or parts.guard.rollbacks > ROLLBACKS:
-        raise UserError(
+        raise Unlearnable(
             f"{PATIENCE} steps of {run.stage} in a row cannot be learned from", where=str(run.folder or "no folder of states"),
             why=odd + (f", after {ROLLBACKS} rollbacks" if found else ", and there is no state to go back to"),
-            fix="lower the learning rate, or look at the incidents with hornbook replay; the states that were saved are sound",
+            fix="lower the learning rate, or look at the incidents with hornbook replay",
         )  # fmt: skip
     restore(found, model, optimizer)
     run.say(f"{run.stage} goes back to step {found.step}, and on with other data")
     return found.step
+
+
+def _nothing_learned(run: Run) -> UserError:
+    fp16 = "give it more steps, for fp16 halves its loss scale at each overflow, or set precision to bf16 or fp32"
+    return UserError(
+        f"none of {run.steps} steps of {run.stage} was learned from", where=str(run.folder or "no folder of states"),
+        why="each was left out", fix=fp16 if run.precision == "fp16" else "look at the incidents with hornbook replay",
+    )  # fmt: skip
 
 
 def _divides(every: int, step: int) -> bool:
@@ -251,10 +286,11 @@ def _divides(every: int, step: int) -> bool:
 def _restored(
     model: TransformerModel, batches: BatchSource, optimizer: Optimizers, parts: Parts, run: Run
 ) -> TrainState:  # fmt: skip
-    found: Saved | None = None
     if run.folder:
-        check_room(run.folder, model)
-        found = newest_state(run.folder, run.say)
+        check_room(run.folder, model, run.states)
+    found = run.found
+    if found == "the newest":
+        found = newest_state(run.folder, run.say) if run.folder else None
     if found is None:
         return TrainState()
     if found.run["name"] != run.name:

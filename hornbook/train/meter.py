@@ -52,7 +52,8 @@ class Meter:
     def __init__(self, model: nn.Module, whole: int, peak: float = 0.0) -> None:
         self._flops, self._device, self._whole, self._peak = flops(model), next(model.parameters()).device.type, whole, peak
         self._start = time.perf_counter()
-        self.tokens, self.steps, self._nats, self._targets, self._bytes = 0, 0, 0.0, 0, 0
+        self.tokens, self.learned = 0, 0  # of the whole run
+        self.steps, self._nats, self._targets, self._bytes = 0, 0.0, 0, 0
         self._metrics = dict[str, float]()
         self._begin()
 
@@ -62,12 +63,12 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         return {
-            "tokens": self.tokens, "steps": self.steps, "nats": self._nats, "targets": self._targets, "bytes": self._bytes,
-            "metrics": self._metrics, "seconds": time.perf_counter() - self._start,
+            "tokens": self.tokens, "learned": self.learned, "steps": self.steps, "nats": self._nats, "targets": self._targets,
+            "bytes": self._bytes, "metrics": self._metrics, "seconds": time.perf_counter() - self._start,
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.tokens, self.steps = state["tokens"], state["steps"]
+        self.tokens, self.learned, self.steps = state["tokens"], state["learned"], state["steps"]
         self._nats, self._targets, self._bytes, self._metrics = (state[name] for name in ("nats", "targets", "bytes", "metrics"))
         self._begin()
         self._start = self._since - state["seconds"]
@@ -91,7 +92,7 @@ class Meter:
             self._bytes += step.text_bytes
             self._nats += step.total
             self._targets += step.count
-            self.steps += 1
+            self.steps, self.learned = self.steps + 1, self.learned + 1
             for name, value in step.metrics.items():
                 self._metrics[name] = self._metrics.get(name, 0.0) + value
 

@@ -6,6 +6,7 @@ Nothing here takes a mean: see `Loss`. Figures beside the loss are sums over the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,19 +23,17 @@ def causal_lm(model: TransformerModel, batch: Batch) -> Loss:
 
 
 def causal(z_loss: float) -> Callable[[TransformerModel, Batch], Loss]:
-    """`causal_lm` with PaLM's z-loss of that coefficient (theirs: 1e-4): see `with_z_loss`.
+    """`causal_lm` with PaLM's z-loss of that coefficient (theirs: 1e-4)."""
+    return partial(causal_lm_with_z_loss, z_loss=z_loss)
 
-    The total's gradient is that of both terms. Its value is that of the first alone, so that what is logged stays nats; the
-    second's is the metric `z_loss`.
+
+def causal_lm_with_z_loss(model: TransformerModel, batch: Batch, z_loss: float) -> Loss:
+    """Both terms of `with_z_loss`. The total's gradient is that of both; its value is that of the first alone, so that what is
+    logged stays nats; the second's is the metric `z_loss`.
     """
-
-    def causal_lm_with_z_loss(model: TransformerModel, batch: Batch) -> Loss:
-        count = counted(batch)
-        hidden_btd = model.hidden(batch.tokens_bt, context(batch, count))
-        total, z = with_z_loss(model.head, hidden_btd, batch.targets_bt, z_loss)
-        return Loss(total - z, count, {"z_loss": z})
-
-    return causal_lm_with_z_loss
+    count = counted(batch)
+    total, z = with_z_loss(model.head, model.hidden(batch.tokens_bt, context(batch, count)), batch.targets_bt, z_loss)
+    return Loss(total - z, count, {"z_loss": z})
 
 
 def masked_lm(model: TransformerModel, batch: Batch) -> Loss:

@@ -66,6 +66,13 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def said(name: str, device: torch.device) -> str:
+    """The chosen format and, where `auto` left it alone on a processor that multiplies bf16 in hardware, that name."""
+    idle = name == "auto" and device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()  # those with AMX have it, too
+    hint = ' (precision = "bf16" may be faster: this processor multiplies bf16 in hardware)' if idle else ""
+    return choose_precision(name, device) + hint
+
+
 def allow_tf32(wanted: bool, device: torch.device) -> None:
     """Let this process's float32 products on a GPU keep 10 bits of fraction, or not. A device without them is a `UserError`."""
     if wanted and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):

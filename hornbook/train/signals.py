@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM as a wish: the loop finishes its step, saves, and leaves. A second Ctrl-C leaves at once.
 
-A wish that came too late for the loop, which has ended by itself, is a Ctrl-C behind it: what follows must not begin.
+A wish that came too late for the loop, which has ended or was `Ended`, is a Ctrl-C behind it: what follows must not begin.
 
 Under torchrun one Ctrl-C arrives twice, from the terminal and from torchrun: there, what follows within a second is the same wish.
 """
@@ -13,6 +13,10 @@ import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
+
+
+class Ended(Exception):
+    """A run ended before its last step, which is a finding and no error. Whoever logs a row may raise it, and catch it."""
 
 
 class Stop:
@@ -36,5 +40,5 @@ class Stop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.asked and kind is None:
+        if self.asked and (kind is None or issubclass(kind, Ended)):
             raise KeyboardInterrupt

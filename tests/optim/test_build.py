@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -181,6 +183,26 @@ def test_however_it_is_computed_a_step_is_the_same(kind: str) -> None:
         )
     assert furthest(found[0], found[1]) < 1e-6 and furthest(found[0], found[2]) < 1e-6
     assert states[0] == states[1] == states[2] and states[0]
+
+
+def test_training_loads_no_compiler(tmp_path: Path) -> None:
+    """Steps, states and going on from them; torch's own optimizers load it, two seconds long."""
+    code = """
+import sys
+from pathlib import Path
+from hornbook.data.batches import Batches
+from hornbook.optim.build import build_optimizer
+from hornbook.optim.kinds import OPTIMIZERS
+from hornbook.train.loop import Run, fit
+from hornbook.train.objective import causal_lm
+from tests.reference.tiny import tiny_model, tiny_stream
+for kind in OPTIMIZERS:
+    for steps in (1, 2):
+        model, run = tiny_model(), Run(steps=steps, folder=Path(sys.argv[1], kind))
+        fit(model, Batches(tiny_stream(), 4, 0), causal_lm, build_optimizer(model, kind, 0.01), lambda step: 1.0, run)
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
 def test_a_run_goes_on_with_another_update(tmp_path: Path) -> None:

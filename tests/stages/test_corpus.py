@@ -12,7 +12,8 @@ import pytest
 from hornbook.data.documents import Document
 from hornbook.data.town import Town
 from hornbook.errors import UserError
-from hornbook.stages.corpus import make_corpus, make_mixture, saved_documents, saved_rows
+from hornbook.stages import corpus
+from hornbook.stages.corpus import last_documents, make_corpus, make_mixture, saved_documents, saved_rows
 from hornbook.stages.keep import lineage
 from hornbook.stages.voice import Silent
 from tests.stages.test_learn import Heard
@@ -50,6 +51,33 @@ def test_what_is_held_out_is_not_learned_and_nothing_is_lost(tmp_path: Path) -> 
     train, held_out = ({one.text for one in parts[name]} for name in ("train", "held_out"))
     assert train and held_out and not train & held_out
     assert train | held_out == set(all_texts)
+
+
+def test_as_much_is_held_out_as_is_asked_for(tmp_path: Path) -> None:
+    """Up to a twentieth of the text, and never less than one document."""
+    data, sizes = written(tmp_path / "a.jsonl", [{"text": text} for text in texts(400)]), []
+    for limit in (1, 2_000, 10**9):
+        make_corpus(data, "en", 0, 10**6, 0, tmp_path / str(limit), Silent(), limit)
+        sizes.append(sum(one.size for one in saved_documents(tmp_path / str(limit), "held_out")))
+    whole = sum(map(len, texts(400)))
+    assert 0 < sizes[0] < 400 and 1_600 < sizes[1] <= 2_000 and 0.045 * whole < sizes[2] <= 0.05 * whole
+
+
+def test_the_last_documents_are_read_from_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one source and over the sources of a mixture, whatever line ends the texts hold, and without reading the others."""
+    found = {name: [f"{name} {text}\r\u2028\n\x85" for text in texts(60 + len(name))] for name in ("a", "bc")}
+    paths = {written(tmp_path / f"{name}.jsonl", [{"text": text} for text in rows]): 1.0 for name, rows in found.items()}
+    make_corpus([*paths][0], "en", 0, 10**6, 0, tmp_path / "one", Silent())
+    make_mixture(paths, "en", 0, 10**6, 0, tmp_path / "two", Silent())
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        whole = saved_documents(folder, "train")
+        for tail in (1, 700, corpus.TAIL):
+            monkeypatch.setattr(corpus, "TAIL", tail)
+            for count in (1, 2, 57, 70, len(whole), len(whole) + 9):
+                assert last_documents(folder, "train", count) == whole[-count:]
+    file = tmp_path / "two" / "0" / "train.jsonl"
+    file.write_bytes(b"x" * file.stat().st_size)
+    assert last_documents(tmp_path / "two", "train", 20) == whole[-20:]
 
 
 def test_the_funnel_adds_up(tmp_path: Path) -> None:

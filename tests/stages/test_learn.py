@@ -22,10 +22,11 @@ from hornbook.batch import IGNORE, Batch
 from hornbook.checkpoint.state import newest_state
 from hornbook.config import from_toml
 from hornbook.errors import UserError
+from hornbook.evals.task import bits_per_byte
 from hornbook.files import read_lines
 from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.sizes import Parallel
-from hornbook.stages import learn
+from hornbook.stages import corpus, learn
 from hornbook.stages.corpus import saved_documents
 from hornbook.stages.learn import METRICS, check_model, model_config
 from hornbook.stages.runs import pretrain_run, sft_run
@@ -111,6 +112,53 @@ def test_text_with_a_paragraph_per_line_becomes_conversations_that_fit(tmp_path:
     said = tuned([{"text": "\n".join(sentences(3, 150 + number))} for number in range(40)], tmp_path)
     counts = [line.split() for line in said if "are longer than" in line]
     assert all(2 * int(count[0]) < int(count[2]) for count in counts)
+
+
+def test_fine_tuning_reads_no_more_text_than_it_learns_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus without conversations may be larger than memory: its beginning becomes them, its end is replayed."""
+    data, lines, parsed = tmp_path / "data.jsonl", sentences(1200, 4), 0
+    data.write_text(
+        "".join(json.dumps({"text": f"{a}\n{b}"}) + "\n" for a, b in zip(lines, lines[1:], strict=False)), encoding="utf-8"
+    )
+    pretrain_run(recipe(data, tmp_path / "run"), Silent(), "")
+    read = corpus._document
+
+    def counted(line: bytes) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return read(line)
+
+    monkeypatch.setattr(corpus, "_document", counted)
+    sft_run(SftRecipe(base=str(tmp_path / "run"), steps=2, rows=2, warmup=1), Silent(), "")
+    assert 20 * 2 <= parsed < 200
+
+
+def test_a_look_reads_as_many_documents_as_often_as_the_recipe_says(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(900, 12)), encoding="utf-8")
+    asked = replace(recipe(data, tmp_path / "run"), steps=10, looks=5, held_out_bytes=1500, held_out_documents=12)
+    model, tokenizer = hornbook.load(pretrain_run(asked, Silent(), ""))
+    looks = [row for row in read_lines(tmp_path / "run" / METRICS) if "held_out_bits_per_byte" in row]
+    texts = [one.text for one in saved_documents(tmp_path / "run" / "corpus", "held_out")]
+    assert [row["step"] for row in looks] == [2, 4, 6, 8, 10] and len(texts) > 12
+    found = bits_per_byte(model, tokenizer, texts[:12], asked.context).value
+    assert looks[-1]["held_out_bits_per_byte"] == pytest.approx(found, abs=1e-6)
+    assert abs(bits_per_byte(model, tokenizer, texts[:11], asked.context).value - found) > 1e-5
+
+
+def test_looks_change_nothing(tmp_path: Path) -> None:
+    """A model with dropout has equal weights however often it is looked at, and a finished run is kept."""
+    data, gpt2 = tmp_path / "data.jsonl", {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    gpt2 |= {"resid_pdrop": 0.5, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300, 12)), encoding="utf-8")
+    asked = replace(recipe(data, tmp_path / "one"), model=gpt2, steps=6)
+    weights = [
+        (pretrain_run(replace(asked, out=str(tmp_path / out), looks=looks), Silent(), "") / "model.safetensors").read_bytes()
+        for out, looks in (("one", 1), ("two", 6), ("one", 3))
+    ]
+    assert weights[0] == weights[1] == weights[2]
+    rows = [row for row in read_lines(tmp_path / "one" / METRICS) if "held_out_loss" in row]
+    assert len(rows) == 1  # kept, not made again
 
 
 def test_short_documents_become_short_conversations(tmp_path: Path) -> None:
@@ -201,6 +249,31 @@ def test_short_weights_and_another_dropout_leave_no_trace_in_what_is_published(t
     assert {value.dtype for name, value in saved.items() if name.startswith("model/")} == {torch.bfloat16}
     config = json.loads((tmp_path / "run" / "pretrained" / "config.json").read_text(encoding="utf-8"))
     assert "keys" not in json.dumps(config) and model.tower.blocks[0].attn.op.spec.dropout_kind == "weights"
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights": "bf16"}, {"model": BERT, "objective": "masked"}], ids=["", "bf16", "masked"])
+def test_a_run_that_goes_on_draws_no_weights(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("\n".join(sentences(300, 6)))
+    given = replace(recipe(data, tmp_path), vocab=270, steps=4, **settings)
+
+    class Killed(Silent):
+        def progress(self, step: int, steps: int, figures: dict[str, Any]) -> None:
+            if step == 3:
+                raise RuntimeError("killed")
+
+    whole = pretrain_run(replace(given, out=str(tmp_path / "whole")), Silent(), "")
+    cut = replace(given, out=str(tmp_path / "cut"), save_seconds=0.0)
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain_run(cut, Killed(), "")
+    monkeypatch.setattr(learn, "initialize", None)
+    torch.use_deterministic_algorithms(True)  # memory that nobody has filled is then NaN
+    try:
+        continued = pretrain_run(cut, heard := Heard(), "")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert any(re.match(r"continuing pretrain at step [23] of 4", line) for line in heard.lines)
+    assert (continued / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -65,7 +65,10 @@ def gpt2(data_folder: Path) -> Tokenizer:
 
 
 def test_gpt2_has_its_published_numbers(gpt2: Tokenizer) -> None:
-    """124,439,808 parameters with 50257 rows; 2^19 tokens a step, which eight ranks share evenly; 375M of them for the warm-up."""
+    """124,439,808 parameters with 50257 rows; 2^19 tokens a step, which eight ranks share evenly; 375M of them for the warm-up.
+
+    Its looks read a million tokens, in documents of a thousand, and at half overlapping windows take under a hundredth of it all.
+    """
     config = model_config(GPT2, gpt2)
     for rows, parameters in ((50257, 124_439_808), (50304, 124_475_904)):
         with shapes_only():
@@ -74,6 +77,8 @@ def test_gpt2_has_its_published_numbers(gpt2: Tokenizer) -> None:
     assert config["vocab_size"] == 50304 and (config["bos_token_id"], config["eos_token_id"]) == (50256, 50256)
     assert GPT2.rows * GPT2.accumulate * GPT2.context == 2**19 and GPT2.rows % 8 == 0
     assert GPT2.steps == 10**10 // 2**19 and GPT2.warmup == 375_000_000 // 2**19
+    look = 1000 * GPT2.held_out_documents
+    assert look >= 10**6 and 4 * look < GPT2.held_out_bytes and GPT2.looks == 40 and 2 * GPT2.looks * look / 3 < 10**10 / 100
     factor = warmup_decay(GPT2.steps, GPT2.warmup, GPT2.decay)
     assert factor(GPT2.warmup) == 1 and factor(GPT2.steps - 1) < 1e-7
 

@@ -25,9 +25,11 @@ from hornbook.families import build
 from hornbook.files import read_lines, verified
 from hornbook.model import Context, initialize
 from hornbook.stages import speech
+from hornbook.stages.replay import replay
 from hornbook.stages.settings import SpeechRecipe
 from hornbook.stages.speech import edits, likeliest, speech_run
 from hornbook.stages.voice import Silent
+from hornbook.train.guard import Guard
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TONES = {"a": 400.0, "b": 900.0, "c": 2000.0}  # hertz
@@ -113,6 +115,14 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     assert speech_run(recipe(tones, tmp_path / "cut"), Silent(), "") == whole and calls == 6
     first, second = (load_model(tmp_path / name / "model").state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_step_that_is_left_out_is_taken_again(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guard, "judge", lambda self, loss, norm: "odd")
+    speech_run(recipe(tones, tmp_path, model={**MODEL, "dropout": 0.1}), Silent(), "")
+    record = replay(tmp_path / "checkpoints/speech/incidents/step-00000002", torch.device("cpu"))
+    assert record["again"] == {"loss": record["loss"], "gradient_norm": record["gradient_norm"]}
+    assert len(record["rows"]) == 7 and all(row["text"] in WORDS for row in record["rows"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from hornbook.model.attention import AttentionLayer
 from hornbook.stages import stability
 from hornbook.stages.pictures import draw
 from hornbook.stages.settings import Recipe
-from hornbook.stages.stability import RISE, figures, remedies, try_stability
+from hornbook.stages.stability import RISE, _run, figures, remedies, try_stability
 from hornbook.stages.stability_page import HEADER, note, picture, table
 from hornbook.stages.try_out import Trials
 from hornbook.stages.voice import Silent
+from hornbook.train import loop
 from tests.reference.models import DECODERS, small_config
 from tests.reference.tiny import LLAMA, tiny_stream
 
@@ -73,6 +76,17 @@ def test_a_remedy_changes_nothing_else(family: str) -> None:
         assert model.head.spec.softcap == (20.0 if family == "gemma2" else 30.0 if name == "logit softcap 30" else None) or (
             family == "gemma3_text"
         )
+
+
+def test_a_signal_in_the_step_in_which_the_guard_gives_up_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "odd"
+
+    monkeypatch.setattr(loop, "PATIENCE", 1)
+    monkeypatch.setattr(loop.Guard, "judge", lambda self, loss, norm: setattr(self, "in_a_row", 1) or press())
+    with pytest.raises(KeyboardInterrupt):
+        _run(trials(), remedies(2)["the guard alone"])
 
 
 def test_what_a_series_of_losses_says() -> None:

@@ -85,6 +85,15 @@ def test_a_signal_ends_a_trial() -> None:
     assert told == [1, 2, 3]
 
 
+def test_a_signal_in_the_step_that_ends_a_trial_is_heard() -> None:
+    def tell(step: int) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trials().learn({"kind": "sgd", "learning_rate": 1.0}, [1e-6, math.inf, 1.0, 1.0], hopeless=1.25, tell=tell)
+
+
 @pytest.mark.parametrize("least", [1e-4, 3e-3, 0.2])
 @pytest.mark.parametrize("end", [[], [math.inf], [50.0, math.inf]])
 def test_a_third_of_the_rate_where_the_loss_is_least(least: float, end: list[float]) -> None:

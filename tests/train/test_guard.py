@@ -121,6 +121,20 @@ def test_attention_logits_of_an_incident_are_the_largest_that_a_query_sees(tmp_p
     assert record["attention_logits"]["tower.blocks.0.attn.op"] == pytest.approx(largest, abs=1e-12)
 
 
+def test_an_incident_holds_the_largest_figures_of_all_micro_batches(tmp_path: Path) -> None:
+    for name, order in (("one", (2, 3, 4, 5)), ("other", (3, 2, 4, 5))):
+        train([BATCHES[n] for n in order], poisoned([3]), tmp_path / name, 2, accumulate=2)
+    first, second = (read_incident(tmp_path / name / "incidents" / "step-00000001")[0] for name in ("one", "other"))
+    assert first["attention_logits"] == second["attention_logits"] and first["hidden"] == second["hidden"]
+
+
+def test_a_step_that_is_odd_again_behind_a_rollback_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Batches 9, 10, 11 are left out as steps 10, 11, 12; batch 13 is step 10 again."""
+    train(BATCHES, poisoned([9, 10, 11, 13]), tmp_path, 20, save_every=4)
+    found = {path.name: read_incident(path)[0]["position"] for path in (tmp_path / "incidents").iterdir()}
+    assert found["step-00000010"] == {"place": 9} and found["step-00000010-2"] == {"place": 13}
+
+
 def test_few_incidents_are_kept(tmp_path: Path) -> None:
     odd = [2 * n for n in range(MOST + 3)]
     _, state, _, _ = train(BATCHES[: 2 * len(odd)], poisoned(odd), tmp_path)
@@ -154,6 +168,13 @@ def test_several_odd_steps_go_back_to_a_sound_state_and_on_with_other_data(tmp_p
     expected, *_ = train(after_rollback(8, 9 + PATIENCE), causal_lm, steps=20)
     assert furthest(weights(found), weights(expected)) == 0 and state.step == 20 and state.skipped == PATIENCE
     assert kill_every_step or any("goes back to step 8" in line for line in said)
+
+
+def test_a_state_between_odd_steps_is_none_to_go_back_to(tmp_path: Path) -> None:
+    """Batches 10, 11, 12 are odd and step 12 is saved between them, with the weights that may be to blame: back to step 8."""
+    found, state, said, _ = train(BATCHES, poisoned(range(10, 13)), tmp_path, 20, save_every=4, save_seconds=-1)
+    expected, *_ = train(after_rollback(8, 13), causal_lm, steps=20)
+    assert furthest(weights(found), weights(expected)) == 0 and any("goes back to step 8" in line for line in said)
 
 
 def test_odd_steps_that_do_not_end_stop_the_run_at_a_sound_state(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hornbook.model import TransformerModel
 from hornbook.optim.build import Optimizers, build_optimizer
 from hornbook.train.loop import Run, fit
 from hornbook.train.objective import causal_lm
-from hornbook.train.precision import CLEAN_STEPS, FIRST_SCALE, Precision, allow_tf32, choose_precision
+from hornbook.train.precision import CLEAN_STEPS, FIRST_SCALE, Precision, allow_tf32, choose_precision, said
 from tests.reference.tiny import Given, furthest, random_batch, tiny_model, weights
 
 BATCHES = [random_batch(2, 6, seed, 0.7) for seed in range(12)]
@@ -53,8 +53,19 @@ def test_fp16_leaves_out_exactly_the_steps_that_overflow() -> None:
         Run(steps=len(BATCHES), precision="fp16", log_every=1, log=rows.append),
     )  # fmt: skip
     assert furthest(weights(model), weights(expected)) == 0
-    assert [number for number in range(len(BATCHES)) if number + 1 not in {row["step"] for row in rows}] == skipped
+    left_out = {row["step"]: row["left_out"] for row in rows if "left_out" in row}
+    assert [step - 1 for step in left_out] == skipped and f"loss scale of {FIRST_SCALE:g}" in left_out[1]
+    assert [row["step"] - 1 for row in rows if "loss" in row] == [n for n in range(len(BATCHES)) if n not in skipped]
     assert state.skipped == 0  # nothing was odd: the scale was too large
+
+
+def test_a_run_that_learns_from_nothing_is_refused_also_when_it_comes_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        model = tiny_model(dtype=torch.float32)
+        optimizer, run = build_optimizer(model, "adamw", 0.01), Run(steps=2, precision="fp16", folder=tmp_path)
+        with pytest.raises(UserError, match="none of 2 steps") as error:
+            fit(model, Given(BATCHES), causal_lm, optimizer, lambda step: 1.0, run)
+        assert "precision" in (error.value.fix or "")
 
 
 def test_the_scale_falls_and_rises_like_torchs() -> None:
@@ -82,7 +93,7 @@ def test_gradients_that_stay_infinite_are_the_guards_matter() -> None:
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
 def test_a_stopped_run_in_any_format_ends_like_a_whole_one(tmp_path: Path, name: str) -> None:
     found = []
-    for stops in ([12], [1, 5, 12]):
+    for stops in ([12], [7, 9, 12]):  # fp16 leaves the first few out
         for stop in stops:
             model = tiny_model(dtype=torch.float32)
             run = Run(steps=stop, folder=tmp_path / str(len(stops)), precision=name, name="one")
@@ -99,7 +110,7 @@ def test_a_short_format_is_near_and_not_the_same(name: str) -> None:
         model = tiny_model(dtype=torch.float32)
         run = Run(steps=12, precision=kind, log_every=12, log=log.append)
         fit(model, Given(BATCHES), causal_lm, build_optimizer(model, "adamw", 0.001), lambda step: 1.0, run)
-    long, short = (log[0]["loss"] for log in rows.values())
+    long, short = (log[-1]["loss"] for log in rows.values())
     assert long != short and short == pytest.approx(long, rel=0.02)
 
 
@@ -126,6 +137,15 @@ def test_the_choice_is_refused_by_name() -> None:
         choose_precision("fp8", torch.device("cpu"))
     with pytest.raises(ValueError, match="fp4"):
         Precision("fp4")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_bf16_in_hardware_is_offered_and_not_taken(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
+    cpu = torch.device("cpu")
+    assert said("auto", cpu).partition(" ")[0] == choose_precision("auto", cpu) == "fp32"
+    assert ('precision = "bf16"' in said("auto", cpu)) == there
+    assert [said(name, cpu) for name in ("fp32", "bf16")] == ["fp32", "bf16"] and said("auto", torch.device("mps")) == "fp32"
 
 
 def test_tf32_is_refused_where_it_is_not_and_nothing_changes() -> None:
