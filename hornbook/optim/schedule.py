@@ -1,9 +1,10 @@
 """Schedules: a step -> a factor of the peak rate, or a step -> micro-batches. They count steps, so a resumed run is the same.
 
 Linear and cosine fall over all of a run or over its last `decay_steps`. `wsd` (warm up, be stable, decay: Hu et al. 2024,
-section 4) is the trapezoid: it falls at the end alone, so a run can be taken further from any step before. Hägele et al. 2024
-(section 3) take a fifth of the run for the fall and find 1 - sqrt a better shape than the line: `wsd_sqrt`. `inverse_sqrt` has no
-end (Vaswani et al. 2017, equation 3, in units of its peak).
+section 4) is the trapezoid: it falls at the end alone, so until then a run is the beginning of a longer one, too: `fit` goes on
+from such a state with more steps (the commands do not, where a run's `steps` are part of what it is). Hägele et al. 2024 (section
+3) take a fifth of the run for the fall and find 1 - sqrt a better shape than the line: `wsd_sqrt`. `inverse_sqrt` has no end
+(Vaswani et al. 2017, equation 3, in units of its peak).
 """
 
 from __future__ import annotations

@@ -17,12 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from hornbook.data.documents import Document
+from hornbook.data.documents import Document, shown
 from hornbook.data.funnel import Count, Funnel, curate
-from hornbook.data.sources import open_corpus
+from hornbook.data.sources import local_files, open_corpus
 from hornbook.data.town import Town
 from hornbook.errors import UserError
 from hornbook.files import MANIFEST, written_folder
+from hornbook.files import sha256 as hashed
 from hornbook.stages.keep import kept, sources
 from hornbook.stages.settings import HELD_OUT_BYTES
 from hornbook.stages.voice import Voice
@@ -39,27 +40,74 @@ def make_corpus(
     data: str, language: str, seed: int, limit: int, conversations: int, folder: Path, voice: Voice,
     held_out: int = HELD_OUT_BYTES,
 ) -> None:  # fmt: skip
-    """Write the corpus of at most about `limit` bytes, `held_out` of them held out, into `folder`, unless it is there already."""
+    """Write the corpus of at most about `limit` bytes, `held_out` of them held out, into `folder`, unless it is there already.
+
+    One whose local files have changed since is refused; where they are gone, the copy in `folder` is what there is.
+    """
     inputs = {
-        "data": data, "language": language, "seed": seed, "limit": limit, "conversations": conversations, "held_out": held_out,
+        "data": data, "language": language, "seed": seed, "corpus_bytes": limit, "conversations": conversations,
+        "held_out_bytes": held_out,
     }  # fmt: skip
     voice.begin("corpus", f"read and clean {data}")
     if kept(folder, inputs):
+        _refuse_changed(data, folder, voice)
         voice.end("kept from before")
         return
-    funnel = Funnel()
-    with written_folder(folder, {"inputs": inputs}) as target:
+    funnel, about = Funnel(), dict[str, Any](inputs=inputs)
+    with written_folder(folder, about) as target:
         if data == "town":
             extra = _town(Town(seed, language), limit, conversations, funnel, target, voice)
         else:
             extra = _found(data, limit, held_out, conversations, funnel, target, voice)
         record = funnel.record() | extra
         (target / "funnel.json").write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+        paths = list(local_files(data))
+        about["read"] = {shown(path): _stamp(path) | {"sha256": hashed(Path(path))} for path in paths[: funnel.intake.files]}
+        about["unread"] = len(paths) - len(about["read"])
     dropped, rejected = sum(row["documents"] for row in record["dropped"].values()), sum(funnel.intake.rejected.values())
     voice.end(
         f"{record['train']['documents']:,} documents, {record['train']['bytes'] / 1e6:.2f} MB; {dropped:,} dropped, "
         f"{rejected:,} unreadable; {record['held_out']['documents']:,} held out"
     )
+
+
+def _refuse_changed(data: str, folder: Path, voice: Voice) -> None:
+    """Raise `UserError` where a file that the corpus was read from is another, one is missing, or one has come between."""
+    about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["about"]
+    read = about.get("read")
+    if not read:
+        return
+    run = next((place.parent for place in (folder, folder.parent) if place.name == "corpus"), folder).resolve()
+    try:  # what the run itself has written, where it lies in the folder that it reads, is no news
+        paths = (path for path in local_files(data) if shown(path) in read or run not in Path(path).resolve().parents)
+        there = {shown(path): path for path in paths}
+    except UserError:  # nothing has that name
+        there = {}
+    if not there:
+        return voice.say(f"{data} is gone: the run keeps its copy of the text")
+    for name in dict.fromkeys([*read, *(list(there)[: len(read)] if about["unread"] else there)]):
+        if why := _change(read.get(name), there.get(name)):
+            raise UserError(
+                "the text that the run was begun with has changed", where=name, why=why,
+                fix="choose another --out, or delete the run's folder to begin anew",
+            )  # fmt: skip
+
+
+def _change(was: dict[str, Any] | None, path: str | None) -> str:
+    """What happened to a file, in words; nothing where it is the same, or a copy of it."""
+    if was is None or path is None:
+        return "the file is new" if path else "the file is gone, and others of the source are there"
+    now = _stamp(path)
+    if now == {"bytes": was["bytes"], "mtime_ns": was["mtime_ns"]}:
+        return ""
+    if now["bytes"] != was["bytes"]:
+        return f"it had {was['bytes']:,} bytes and has {now['bytes']:,} now"
+    return "" if hashed(Path(path)) == was["sha256"] else f"it still has {now['bytes']:,} bytes, but others"
+
+
+def _stamp(path: str) -> dict[str, int]:
+    status = os.stat(path)
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _town(town: Town, limit: int, conversations: int, funnel: Funnel, target: Path, voice: Voice) -> dict[str, Any]:

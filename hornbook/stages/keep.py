@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from hornbook.errors import DamagedError, UserError
 from hornbook.files import MANIFEST, append_line, digest, held, read_lines, verified
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+INPUTS = "inputs.json"  # beside the states of a training stage: what they are trained from
+DIGEST = re.compile("[0-9a-f]{64}")
 OURS = (".lock", "plan.json")  # what tells a run's folder from any other
 
 
@@ -29,10 +32,11 @@ def run_folder(out: Path) -> Iterator[None]:
         yield
 
 
-def kept(folder: Path, inputs: dict[str, Any]) -> bool:
+def kept(folder: Path, inputs: dict[str, Any], usual: dict[str, Any] | None = None) -> bool:
     """True where `folder` was finished from `inputs`, False where it has to be made.
 
-    A folder made from other inputs is an error; so is one that hornbook did not write.
+    A folder made from other inputs is an error; so is one that hornbook did not write. An input that the folder does not name
+    was what `usual` says.
     """
     if not (folder / MANIFEST).exists():
         if folder.is_dir() and any(folder.iterdir()):
@@ -45,15 +49,42 @@ def kept(folder: Path, inputs: dict[str, Any]) -> bool:
         about = verified(folder)
     except DamagedError:
         return False
-    if about.get("inputs") == inputs:
-        return True
-    theirs = about.get("inputs", {})
-    differing = [key for key in inputs if theirs.get(key) != inputs[key]]
-    raise UserError(
-        "the output folder belongs to another run", where=str(folder),
-        why=", ".join(f"{key} was {theirs.get(key)!r} and is now {inputs[key]!r}" for key in differing[:3]),
-        fix="choose another folder, or delete this one",
-    )  # fmt: skip
+    _refuse_others(about.get("inputs", {}), inputs, usual or {}, folder)
+    return True
+
+
+def begun(run: Path, stage: str, inputs: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any] | None:
+    """The inputs that a stage's states were trained from, None where there is no state; an error where `inputs` are others."""
+    folder = states(run, stage)
+    if not (folder / INPUTS).exists() or not any(folder.glob("step-*")):
+        return None
+    theirs: dict[str, Any] = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
+    _refuse_others({key: theirs[key] for key in inputs if key in theirs}, inputs, usual, folder)
+    return theirs
+
+
+def _refuse_others(theirs: dict[str, Any], ours: dict[str, Any], usual: dict[str, Any], folder: Path) -> None:
+    if found := list(_changes(theirs, ours, usual)):
+        raise UserError(
+            "the output folder belongs to another run", where=str(folder), why=", ".join(found[:3]),
+            fix="choose another folder, or delete this one",
+        )  # fmt: skip
+
+
+def _changes(theirs: dict[str, Any], ours: dict[str, Any], usual: dict[str, Any], table: str = "") -> Iterator[str]:
+    for key in {**ours, **theirs}:
+        was, now = theirs.get(key, usual.get(key)), ours.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _changes(was, now, {}, f"{table}{key}.")
+        elif was != now and all(isinstance(value, str) and DIGEST.fullmatch(value) for value in (was, now)):
+            yield f"{table}{key} changed"
+        elif was != now:
+            yield f"{table}{key} was {was!r} and is now {now!r}"
+
+
+def states(run: Path, stage: str) -> Path:
+    """Where a training stage of a run keeps its states."""
+    return run / "checkpoints" / stage
 
 
 def sources(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,30 @@ import torch
 from hornbook import families
 from hornbook.batch import Batch
 from hornbook.checkpoint.pretrained import load_model, write_model
+from hornbook.config import to_toml
 from hornbook.data.batches import Rows, StreamRows, moved
 from hornbook.data.documents import Document
-from hornbook.data.masking import MaskedRows, Masking
+from hornbook.data.masking import MaskedRows
 from hornbook.data.mixture import Mixture
 from hornbook.data.packing import pack, pack_stream
 from hornbook.data.shards import read_ids
 from hornbook.errors import UserError
 from hornbook.evals.task import bits_per_byte
-from hornbook.files import append_line, digest, read_lines, written_folder
+from hornbook.files import append_line, read_lines, write_text, written_folder
 from hornbook.generation.decode import generate
 from hornbook.generation.sampling import Sampling
 from hornbook.model import MLMHead, TransformerModel, Undrawn, initialize, shapes_only
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first
 from hornbook.stages.corpus import each_document, last_documents, saved_documents, saved_rows
-from hornbook.stages.keep import METRICS, kept, lineage, sources
-from hornbook.stages.settings import HELD_OUT, Recipe, SftRecipe
-from hornbook.stages.tokens import lengths
+from hornbook.stages.keep import METRICS, begun, kept, lineage, sources
+from hornbook.stages.settings import HELD_OUT, Recipe, SftRecipe, learned, usual
+from hornbook.stages.tokens import lengths, masking
 from hornbook.stages.track import check_tracker
 from hornbook.stages.train import Stage, keep_model, train
 from hornbook.stages.voice import Voice
-from hornbook.text.chat import MASK, edges
 from hornbook.text.chat import document as document_ids
+from hornbook.text.chat import edges
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.loop import Hook, Objective
 from hornbook.train.objective import causal, causal_lm, masked_lm
@@ -89,23 +90,25 @@ def pretrain(
 ) -> Path:
     """Train a model from nothing on the shards; returns the folder of the finished model. Continues where it was stopped."""
     config, folder = model_config(recipe, tokenizer), run / "pretrained"
-    inputs = {"shards": lineage(shards), "recipe": digest(_settings(recipe)), "config": config}
+    inputs = {"shards": lineage(shards), **learned(recipe), "model": config}
     with Undrawn():
         model = families.build(config, "[model]")
     size = sum(parameter.numel() for parameter in model.parameters())
     most = "up to " if recipe.ramp else ""
     tokens = recipe.rows * recipe.accumulate * recipe.context
     voice.begin("pretrain", f"{size:,} parameters, {recipe.steps} steps of {most}{tokens} tokens")
-    if from_first(lambda: kept(folder, inputs)):
+    if from_first(lambda: kept(folder, inputs, usual(recipe))):
         voice.end("kept from before")
         return folder
+    inputs = from_first(lambda: begun(run, "pretrain", inputs, usual(recipe))) or inputs
+    from_first(lambda: write_text(run / "recipe.toml", to_toml(asdict(recipe))))
     model.to(team.device)
     rows = training_rows(recipe, tokenizer, shards, voice)
     objective: Objective = causal_lm
     look = held_out(tokenizer, corpus, recipe.context, [*recipe.mixture], recipe.held_out_documents)
     hooks = [look, _sampler(tokenizer, _prompts(tokenizer, corpus))]
     if recipe.objective == "masked":
-        objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context)]
+        objective, hooks = masked_lm, [_held_out_masked(tokenizer, corpus, recipe.context, recipe.mask_words)]
     if recipe.z_loss:  # either is one formula
         objective = causal(recipe.z_loss)
     log = _logger(run, "pretrain", recipe.steps, voice)
@@ -135,7 +138,7 @@ def _rows(recipe: Recipe, tokenizer: Tokenizer, shards: Path, voice: Voice) -> R
             fix="give more text, or a smaller context",
         )  # fmt: skip
     if recipe.objective == "masked":
-        rows = MaskedRows(rows, Masking(tokenizer.special(MASK), lengths(tokenizer), recipe.seed))
+        rows = MaskedRows(rows, masking(tokenizer, recipe.mask_words, recipe.seed))
     return rows
 
 
@@ -144,11 +147,12 @@ def sft(
 ) -> Path:
     """Fine-tune the model of `base` on the corpus's conversations; returns the folder of the finished model."""
     folder = run / "tuned"
-    inputs = {"base": lineage(base), "corpus": lineage(corpus), "recipe": digest(_settings(recipe))}
+    inputs = {"base": lineage(base), "corpus": lineage(corpus), **learned(recipe)}
     voice.begin("sft", f"{recipe.steps} steps")
-    if from_first(lambda: kept(folder, inputs)):
+    if from_first(lambda: kept(folder, inputs, usual(recipe))):
         voice.end("kept from before")
         return folder
+    inputs = from_first(lambda: begun(run, "sft", inputs, usual(recipe))) or inputs
     model = families.decoder(load_model(base), str(base)).to(team.device)
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
     conversations = saved_documents(corpus, "conversations")
@@ -231,14 +235,6 @@ def _logger(run: Path, stage: str, steps: int, voice: Voice) -> Callable[[dict[s
     return log
 
 
-def _settings(recipe: Recipe | SftRecipe) -> dict[str, Any]:
-    """What decides the weights: not where they go, how often they are saved or looked at, nor how many processes train them."""
-    idle = (
-        "out", "base", "save_seconds", "parallel", "track", "monitor", "workers", "looks", "held_out_bytes", "held_out_documents",
-    )  # fmt: skip
-    return {key: value for key, value in vars(recipe).items() if key not in idle}
-
-
 def _save(model: TransformerModel, tokenizer: Tokenizer, folder: Path, inputs: dict[str, Any]) -> None:
     with written_folder(folder, {"inputs": inputs}) as target:
         write_model(model, target)
@@ -260,14 +256,14 @@ def held_out(tokenizer: Tokenizer, corpus: Path, context: int, names: Sequence[s
     return measure
 
 
-def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int) -> Hook:
+def _held_out_masked(tokenizer: Tokenizer, corpus: Path, context: int, words: bool) -> Hook:
     """Nats per hidden token of held-out documents in rows of `context`; the same tokens are hidden at every look, in every run."""
     documents = saved_documents(corpus, "held_out")
     ids = np.array([token for document in documents for token in document_ids(tokenizer, document.text)], np.int64)
     rows_bt = ids[: len(ids) - len(ids) % context].reshape(-1, context) if len(ids) >= context else ids[None]
     rows_bt = rows_bt[:: -(-len(rows_bt) // HELD_OUT_ROWS)]  # of all sources
-    masking = Masking(tokenizer.special(MASK), lengths(tokenizer))
-    batches = [masking.batch(row_t[None], 0, np.array([number])) for number, row_t in enumerate(rows_bt)]
+    hidden = masking(tokenizer, words)
+    batches = [hidden.batch(row_t[None], 0, np.array([number])) for number, row_t in enumerate(rows_bt)]
 
     @torch.inference_mode()
     def measure(step: int, model: TransformerModel) -> dict[str, Any]:

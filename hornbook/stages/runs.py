@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
-from hornbook.config import to_toml
 from hornbook.errors import UserError
-from hornbook.files import write_text
 from hornbook.parallel.team import Team, join
 from hornbook.ranks import choose_device, from_first, patient_group
 from hornbook.stages.corpus import make_corpus, make_mixture
-from hornbook.stages.keep import run_folder, sources
+from hornbook.stages.keep import begun, run_folder, sources
 from hornbook.stages.learn import check_model, pretrain, sft
-from hornbook.stages.settings import Recipe, SftRecipe
+from hornbook.stages.settings import Recipe, SftRecipe, learned, usual
 from hornbook.stages.tokens import make_shards, ready_tokenizer, train_tokenizer
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import MASK, SPECIALS
@@ -27,14 +24,10 @@ def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     out, team = Path(recipe.out), _team(recipe, voice)
     check_model(recipe)
     with held_by_first(out):
-        from_first(lambda: _prepare(recipe, voice), patient_group("waiting"))
+        from_first(lambda: begun(out, "pretrain", learned(recipe), usual(recipe)))
+        from_first(lambda: prepared(recipe, voice) and None, patient_group("waiting"))  # a tokenizer is no JSON value
         tokenizer = Tokenizer.load(out / "tokenizer")
         return pretrain(recipe, tokenizer, out / "corpus", out / "shards", out, team, voice, command)
-
-
-def _prepare(recipe: Recipe, voice: Voice) -> None:
-    prepared(recipe, voice)
-    write_text(Path(recipe.out) / "recipe.toml", to_toml(asdict(recipe)))
 
 
 def _team(recipe: Recipe | SftRecipe, voice: Voice) -> Team:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,12 @@ HELD_OUT_BYTES, HELD_OUT = 150_000, 40  # of text, and the documents that a look
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
+# What may change while a run goes on: where, how often and for whom it works, and what moves no figure but by rounding.
+FREE = (
+    "out", "base", "folder", "parallel", "workers", "save_seconds", "keep_every", "keep_best", "track", "monitor",
+    "looks", "held_out_documents",
+    "device", "update", "recompute", "compile", "kernels", "attention",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,7 @@ class Learning:
     precision: auto, fp32, bf16, fp16 or fp8, products of blocks in 8 bits on a GPU that has them and bf16 for the rest.
     sigmas: how odd a step's loss or gradient may be before it is left out (0: not finite).
     recompute: what a block computes again in the backward pass, to save memory: none, blocks or selective.
+    keep_every: steps per state that stays in `checkpoints` for good (0: none); keep_best: so does the best on held-out text.
     track: also write the rows of metrics.jsonl to tensorboard, trackio or wandb.
     looks: at held-out text, with samples, in a run. monitor: looks into the layers in a run of one process, written to layers.jsonl
     (0: none).
@@ -70,6 +77,8 @@ class Learning:
     compile: bool = False
     sigmas: float = 6.0
     save_seconds: float = 20.0
+    keep_every: int = 0
+    keep_best: bool = False
     track: Tracker = ""
     looks: int = 4
     monitor: int = 20
@@ -82,7 +91,7 @@ class Learning:
         for name in ("learning_rate", "embedding_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
-        for name in ("warmup", "monitor", "ramp", "workers"):
+        for name in ("warmup", "monitor", "ramp", "workers", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
         for name, known in (
@@ -98,11 +107,23 @@ class Learning:
         warmup_decay(self.steps, self.warmup, self.decay, self.decay_steps)
 
 
+def learned(recipe: Learning) -> dict[str, Any]:
+    """What decides the weights, by the recipe's keys; not its `model`, which the tokenizer completes."""
+    return {key: value for key, value in vars(recipe).items() if key not in (*FREE, "model")}
+
+
+def usual(recipe: Learning) -> dict[str, Any]:
+    """What a key of the recipe is where it is not set, for a run that was begun when the key was not there yet."""
+    each = [(key, found.default, found.default_factory) for key, found in type(recipe).__dataclass_fields__.items()]
+    return {key: value if make is MISSING else make() for key, value, make in each if (value, make) != (MISSING, MISSING)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Learning):
     """A pretraining run: corpus, tokenizer, model and training. `[model]` is a published config.json in TOML.
 
     objective: causal, for a decoder that says what follows; masked, for an encoder (bert, roberta) that says what is hidden.
+    mask_words: hide whole words, where objective is masked; else tokens, each for itself.
     data: town, shakespeare, python, a path, or hf:OWNER/NAME[/CONFIG]. corpus_bytes: read at most so much text.
     mixture: instead of `data`, a table of several and their weights; a batch holds rows of each in that proportion.
     held_out_bytes: text of each source but the town that is not learned from, at most a twentieth. held_out_documents: of it,
@@ -117,6 +138,7 @@ class Recipe(Learning):
     out: str
     model: dict[str, Any]
     objective: Literal["causal", "masked"] = "causal"
+    mask_words: bool = False
     data: str = "town"
     mixture: dict[str, float] = field(default_factory=dict)
     language: str = "en"
@@ -152,6 +174,8 @@ class Recipe(Learning):
                 raise ValueError(
                     f"mixture must give every source at least {SMALLEST_SHARE:.4f} of all weights: {name} = {weight!r}"
                 )
+        if self.mask_words and self.objective != "masked":
+            raise ValueError(f"mask_words must be false where objective is {self.objective}: true")
         if self.objective == "masked" and self.packing != "stream":
             raise ValueError(f"packing must be stream where objective is masked: {self.packing!r}")
         super().__post_init__()
@@ -216,6 +240,8 @@ class SpeechRecipe(Learning):
             raise ValueError(f"rate must be from 4000 to 48000 samples per second: {self.rate}")
         limits = {"trim": 200, "speed": 0.9, "shift": 10, "noise": 10, "warp": 0.9, "tilt": 10, "masks": 100}
         limits |= {"masked_mels": 1000, "masked_frames": 1000, "pace": 100_000}
+        if self.keep_best:
+            raise ValueError("keep_best must be false: speech is measured on held-out recordings at the end alone")
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must be from 0 to {limit}: {getattr(self, name)}")

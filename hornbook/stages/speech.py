@@ -23,8 +23,8 @@ from hornbook.generation.ctc import prefix_beam
 from hornbook.model import TransformerModel, Undrawn, initialize
 from hornbook.parallel.team import Team
 from hornbook.ranks import choose_device
-from hornbook.stages.keep import METRICS, kept, run_folder
-from hornbook.stages.settings import SpeechRecipe
+from hornbook.stages.keep import METRICS, begun, kept, run_folder
+from hornbook.stages.settings import SpeechRecipe, learned, usual
 from hornbook.stages.train import Stage, train
 from hornbook.stages.voice import Voice
 from hornbook.train.ctc import ctc, ctc_loss
@@ -113,16 +113,15 @@ def _trained(
     voice: Voice, command: str,
 ) -> TransformerModel:  # fmt: skip
     """The model of `run`, trained if it is not there yet, continued if it was stopped. `files`: the hashes of the recordings."""
-    idle = ("out", "folder", "device", "save_seconds", "track", "monitor")
-    settings = {key: value for key, value in vars(recipe).items() if key not in idle}
-    inputs, folder = {"recipe": digest(settings), "recordings": digest([files, rows.texts])}, run / "model"
+    inputs, folder = {"recordings": digest([files, rows.texts]), **learned(recipe), "model": model.config}, run / "model"
     size = sum(parameter.numel() for parameter in model.parameters())
     voice.begin("speech", f"{size:,} parameters, {len(rows)} recordings, {recipe.steps} steps")
-    if kept(folder, inputs):
+    if kept(folder, inputs, usual(recipe)):
         voice.end("kept from before")
         kept_model = load_model(folder)
         assert isinstance(kept_model, TransformerModel)
         return kept_model.to(device)
+    inputs = begun(run, "speech", inputs, usual(recipe)) or inputs
     write_text(run / "recipe.toml", to_toml(asdict(recipe)))
     model.to(device)
 

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from hornbook.checkpoint import hub
 from hornbook.data.documents import Document
+from hornbook.data.masking import Masking
 from hornbook.data.shards import write_ids
 from hornbook.files import written_folder
 from hornbook.stages.corpus import each_document, train_size
 from hornbook.stages.keep import kept, lineage, sources
 from hornbook.stages.voice import Voice
-from hornbook.text.chat import SPECIALS, edges
+from hornbook.text.chat import MASK, SPECIALS, edges
 from hornbook.text.tokenizer import Tokenizer
 
 TRAIN_BYTES = 8_000_000  # as much text as a vocabulary of some thousands needs
 SMALLEST, BYTES_PER_ROW = 320, 64  # a vocabulary row wants some text to be learned from
+SPACELESS = frozenset(bytes([first]) for first in range(0xE3, 0xEA))  # begins UTF-8 from U+3000 to U+9FFF
 TOGETHER = 4096  # documents that are encoded in one go
 
 
@@ -87,6 +89,21 @@ def make_shards(corpus: Path, tokenizer: Tokenizer, folder: Path, voice: Voice) 
 def lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
     """Bytes of text per id: none for specials."""
     return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], np.int64)
+
+
+def masking(tokenizer: Tokenizer, words: bool, seed: int = 0) -> Masking:
+    """How the tokenizer's ids are hidden, alone or by whole words.
+
+    A word is what stands between white space, with its punctuation (as in fairseq's RoBERTa). Chinese and Japanese have none: there
+    a token is a word, but for one that begins inside a character.
+    """
+    mask, lengths_v = tokenizer.special(MASK), lengths(tokenizer)
+    if not words:
+        return Masking(mask, lengths_v, seed)
+    pieces = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+    begins = [piece[:1].isspace() or piece[:1] in SPACELESS for piece in pieces]
+    closes = [piece[-1:].isspace() for piece in pieces]
+    return Masking(mask, lengths_v, seed, continues_v=~np.array(begins), closes_v=np.array(closes))
 
 
 def _encoded(

@@ -19,7 +19,7 @@ from hornbook.batch import Batch
 from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.data.batches import Batches, Rows
 from hornbook.errors import UserError
-from hornbook.files import append_line, digest
+from hornbook.files import append_line, digest, write_json
 from hornbook.model import TransformerModel, Undrawn
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.masters import Masters
@@ -27,6 +27,7 @@ from hornbook.optim.schedule import batch_ramp, warmup_decay
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first, patient_group
 from hornbook.stages.bench import LONG, matmul_peak
+from hornbook.stages.keep import INPUTS, states
 from hornbook.stages.settings import Learning
 from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
@@ -65,7 +66,7 @@ def train(
     precision = choose_precision(recipe.precision, stage.team.device)
     stage.voice.say(f"precision: {said(recipe.precision, stage.team.device)}")
     _check_alone(recipe, stage.team)
-    folder = stage.run / "checkpoints" / stage.name
+    folder = states(stage.run, stage.name)
     found = newest_state(folder, stage.voice.say)
     if found is None:
         draw()
@@ -85,7 +86,8 @@ def train(
         clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
         peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
         folder=folder, found=found, save_seconds=recipe.save_seconds,
-        save_every=max(1, recipe.steps // ROLLBACK_POINTS), log_every=max(1, recipe.steps // ROWS),
+        save_every=max(1, recipe.steps // ROLLBACK_POINTS), keep_every=recipe.keep_every,
+        keep_best="held_out_loss" if recipe.keep_best else "", log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // recipe.looks), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
         look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
         describe=stage.describe, say=stage.voice.say, team=stage.team,
@@ -93,6 +95,7 @@ def train(
     batches = Batches(rows, recipe.rows, recipe.seed, stage.team.device, stage.team.part, stage.team.parts, recipe.workers)
     schedule = warmup_decay(recipe.steps, recipe.warmup, recipe.decay, recipe.decay_steps)
     kind = recipe.track if stage.team.first else ""
+    from_first(lambda: write_json(folder / INPUTS, stage.inputs))
     with tracking(kind, stage.run, stage.name, vars(recipe)) as track, batches:
         run = replace(run, log=lambda row: track(stage.log(row)))
         fit(model, batches, objective, masters or optimizer, schedule, run, hooks)
@@ -137,7 +140,7 @@ def keep_model(model: TransformerModel, stage: Stage, write: Callable[[Transform
     """Have the trained model written, whole, by the first of the processes."""
     if stage.team.sizes.world == 1:
         return write(model)
-    found = newest_state(stage.run / "checkpoints" / stage.name, stage.voice.say)
+    found = newest_state(states(stage.run, stage.name), stage.voice.say)
     assert found is not None  # the last step's
 
     def gather() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from hornbook.data.town import Town
 from hornbook.errors import UserError
 from hornbook.stages import corpus
 from hornbook.stages.corpus import last_documents, make_corpus, make_mixture, saved_documents, saved_rows
+from hornbook.stages.keep import lineage
 from hornbook.stages.voice import Silent
+from tests.stages.test_learn import Heard
 
 
 def texts(count: int) -> list[str]:
@@ -102,9 +105,72 @@ def test_a_corpus_of_other_settings_is_not_overwritten(tmp_path: Path) -> None:
     data = written(tmp_path / "a.jsonl", [{"text": text} for text in texts(50)])
     made(data, tmp_path / "out")
     before = (tmp_path / "out" / "train.jsonl").read_bytes()
-    with pytest.raises(UserError, match="limit was 1000000 and is now 5000"):
+    with pytest.raises(UserError, match="corpus_bytes was 1000000 and is now 5000"):
         made(data, tmp_path / "out", limit=5_000)
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("mixture", [False, True])
+def test_a_run_whose_text_has_changed_is_refused(mixture: bool, tmp_path: Path) -> None:
+    """As many bytes, too; nothing is written, a copy of the old file is the old file, and one that is gone stops nobody."""
+    path, voice = tmp_path / "prose.txt", Heard()
+    path.write_text("\n\n".join(texts(60)))
+
+    def again() -> None:
+        if mixture:
+            return make_mixture({"town": 1, str(path): 1}, "en", 0, 10**5, 9, tmp_path / "out", voice)
+        make_corpus(str(path), "en", 0, 10**5, 9, tmp_path / "out", voice)
+
+    again()
+    before, old = lineage(tmp_path / "out"), path.read_bytes()
+    for new, why in ((old.replace(b"a", b"b"), "but others"), (old + b"\n", f"and has {len(old) + 1:,} now")):
+        path.write_bytes(new)
+        with pytest.raises(UserError, match=why) as error:
+            again()
+        assert error.value.where == str(path)
+    path.write_bytes(old)
+    again()
+    path.unlink()
+    assert not voice.lines
+    again()
+    assert voice.lines == [f"{path} is gone: the run keeps its copy of the text"] and lineage(tmp_path / "out") == before
+
+
+def test_a_file_more_or_less_is_another_text(tmp_path: Path) -> None:
+    for name in "ad":
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(texts(60)) + name)
+    for limit, refused in ((10**6, "0be"), (1_000, "0")):  # of the second, the first file alone is read
+        if limit == 1_000:
+            (tmp_path / "a.txt").write_text("\n\n".join(texts(60)[:50]))
+        folder = tmp_path / f"out-{limit}"
+        made(str(tmp_path / "*.txt"), folder, limit=limit)
+        for name in "0be":
+            (tmp_path / f"{name}.txt").write_text("more")
+            if name in refused:
+                with pytest.raises(UserError, match="the file is new") as error:
+                    made(str(tmp_path / "*.txt"), folder, limit=limit)
+                assert error.value.where == str(tmp_path / f"{name}.txt")
+            (tmp_path / f"{name}.txt").unlink()
+            made(str(tmp_path / "*.txt"), folder, limit=limit)
+    (tmp_path / "a.txt").unlink()
+    for limit in (10**6, 1_000):
+        with pytest.raises(UserError, match="the file is gone"):
+            made(str(tmp_path / "*.txt"), tmp_path / f"out-{limit}", limit=limit)
+
+
+def test_a_run_may_lie_in_the_folder_that_it_reads(tmp_path: Path) -> None:
+    for name in "az":
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(texts(60)) + name)
+    for limit in (10**6, 1_000):
+        corpus = tmp_path / f"0-{limit}" / "corpus"  # before what is read, by its name
+        for _ in range(2):
+            made(str(tmp_path), corpus, limit=limit)
+        (tmp_path / "0.txt").write_text("more")
+        with pytest.raises(UserError, match="the file is new") as error:
+            made(str(tmp_path), corpus, limit=limit)
+        assert error.value.where == str(tmp_path / "0.txt")
+        (tmp_path / "0.txt").unlink()
+        shutil.rmtree(corpus.parent)
 
 
 def test_the_town_is_its_own_corpus_with_questions_and_stories(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import transformers
 from safetensors.torch import load_file
 
 import hornbook
+from hornbook.batch import IGNORE, Batch
 from hornbook.checkpoint.state import newest_state
 from hornbook.config import from_toml
 from hornbook.errors import UserError
@@ -34,6 +35,8 @@ from hornbook.stages.train import _check_alone
 from hornbook.stages.voice import Silent
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.layers import LAYERS
+from hornbook.train.objective import masked_lm
+from tests.stages.test_tokens import words_of
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 LLAMA: dict[str, Any] = {
@@ -326,6 +329,25 @@ def test_a_masked_model_trains_and_opens_elsewhere(tmp_path: Path) -> None:
     torch.testing.assert_close(ours(torch.tensor([ids])), theirs(torch.tensor([ids])).logits, rtol=1e-5, atol=1e-5)
     with pytest.raises(UserError, match="is an encoder"):
         sft_run(SftRecipe(base=str(tmp_path / "one"), steps=2), Silent(), "")
+
+
+def test_a_masked_model_is_asked_for_whole_words_where_its_recipe_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what it learns from and in its looks; one that sees what follows is asked for nothing of that kind."""
+    data, seen = tmp_path / "data.jsonl", list[Batch]()
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300, 12)), encoding="utf-8")
+    monkeypatch.setattr(learn, "masked_lm", lambda model, batch: (seen.append(batch), masked_lm(model, batch))[1])
+    masked_run(replace(recipe(data, tmp_path / "run"), model=BERT, objective="masked", mask_words=True))
+    tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer")
+    asked = several = 0
+    rows = [row for batch in seen for row in zip(batch.tokens_bt, batch.targets_bt, strict=True)]
+    for tokens_t, targets_t in rows:
+        for word in words_of(tokenizer, torch.where(targets_t == IGNORE, tokens_t, targets_t).tolist()):
+            found = {bool(targets_t[place] != IGNORE) for place in word}
+            assert len(found) == 1
+            asked, several = asked + (True in found), several + (len(word) > 1)
+    assert len(seen) > 3 and asked and several
+    with pytest.raises(ValueError, match="mask_words must be false where objective is causal"):
+        replace(recipe(data, tmp_path / "run"), mask_words=True)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import tracemalloc
 from dataclasses import replace
@@ -28,16 +29,16 @@ from hornbook.files import read_lines
 from hornbook.generation.sampling import Sampling
 from hornbook.model import shapes_only
 from hornbook.optim.schedule import warmup_decay
-from hornbook.stages import learn, tokens
+from hornbook.stages import learn, runs, tokens
 from hornbook.stages.corpus import each_document, make_corpus, saved_documents
 from hornbook.stages.learn import METRICS, model_config
 from hornbook.stages.runs import pretrain_run
-from hornbook.stages.settings import SMALLEST_SHARE, Recipe
+from hornbook.stages.settings import SMALLEST_SHARE, Recipe, SpeechRecipe, learned
 from hornbook.stages.tokens import make_shards, ready_tokenizer
 from hornbook.stages.voice import Silent
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.train.objective import causal_lm
-from tests.stages.test_learn import LLAMA
+from tests.stages.test_learn import BERT, LLAMA
 
 GPT2 = from_toml(Recipe, Path(__file__).resolve().parents[2] / "recipes" / "gpt2-124m.toml")
 
@@ -173,23 +174,104 @@ def test_a_mixture_learns_from_each_source_by_its_weight(tmp_path: Path, monkeyp
     assert min(parts) < last["held_out_bits_per_byte"] < max(parts)
 
 
-def test_a_mixture_that_is_stopped_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pretrain_run(mixed(tmp_path, "whole", steps=12, ramp=6), Silent(), "")
-    steps = 0
+def stop(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, after: int = 3) -> list[int]:
+    """Pretrain, stopped after so many batches; a list that grows by each batch that is learned."""
+    seen = list[int]()
 
-    def stopped(model: Any, batch: Batch) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 11:
+    def stopping(model: Any, batch: Batch) -> Any:
+        seen.append(1)
+        if len(seen) == after:
             os.kill(os.getpid(), signal.SIGINT)
         return causal_lm(model, batch)
 
-    monkeypatch.setattr(learn, "causal_lm", stopped)
+    monkeypatch.setattr(learn, "causal_lm", stopping)
     with pytest.raises(Interrupted):
-        pretrain_run(mixed(tmp_path, "stopped", steps=12, ramp=6), Silent(), "")
+        pretrain_run(recipe, Silent(), "")
+    return seen
+
+
+def test_a_mixture_that_is_stopped_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pretrain_run(mixed(tmp_path, "whole", steps=12, ramp=6), Silent(), "")
+    seen = stop(mixed(tmp_path, "stopped", steps=12, ramp=6), monkeypatch, after=11)
     continued = pretrain_run(mixed(tmp_path, "stopped", steps=12, ramp=6), Silent(), "")
-    assert 11 < steps < 60
+    assert 11 < len(seen) < 60
     assert (continued / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def alone(folder: Path, out: str = "run", **changes: Any) -> Recipe:
+    given = mixed(folder, out, steps=12)
+    return replace(given, mixture={}, data=next(iter(given.mixture)), **changes)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_changed_setting_is_refused_by_its_key_before_any_work(
+    finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its key of the recipe, and nothing in the folder is another for it."""
+    seen = list[int]()
+    if finished:
+        pretrain_run(alone(tmp_path), Silent(), "")
+        shutil.rmtree(tmp_path / "run" / "checkpoints")  # the model's own record is asked
+    else:
+        seen = stop(alone(tmp_path), monkeypatch)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"}
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"learning_rate": 0.02}, "learning_rate was 0.01 and is now 0.02"),
+        ({"steps": 13, "seed": 0}, "steps was 12 and is now 13"),
+        ({"decay_steps": 3}, "decay_steps was None and is now 3"),
+        ({"corpus_bytes": 90_000}, "corpus_bytes was 1000000 and is now 90000"),
+        ({"model": {**LLAMA, "hidden_size": 16}}, "model.hidden_size was 32 and is now 16"),
+    ]
+    for change, why in changes:
+        with pytest.raises(UserError, match="belongs to another run") as error:
+            pretrain_run(alone(tmp_path, **change), Silent(), "")
+        assert error.value.why == why
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before and len(seen) in (0, 4)
+
+
+@pytest.mark.parametrize(("keep_best", "stay"), [(False, {9, 18, 19, 20}), (True, {5, 9, 18, 19, 20})])
+def test_a_recipe_says_which_states_stay(keep_best: bool, stay: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ninth, the newest two and the best, which is by a figure that falls and rises the first of four looks."""
+    losses = iter([1.0, 3.0, 2.0, 4.0])
+    monkeypatch.setattr(learn, "held_out", lambda *given: lambda step, model: {"held_out_loss": next(losses)})
+    pretrain_run(alone(tmp_path, steps=20, keep_every=9, keep_best=keep_best), Silent(), "")
+    assert {int(path.name.removeprefix("step-")) for path in (tmp_path / "run/checkpoints/pretrain").glob("step-*")} == stay
+
+
+def test_the_best_state_is_that_of_the_lowest_loss_on_held_out_text(tmp_path: Path) -> None:
+    """Of the real figures, of both objectives, with a rate that rises until nothing is learned any more."""
+    kinds: dict[str, dict[str, Any]] = {"causal": {}, "masked": {"model": BERT, "objective": "masked"}}
+    for out, changes in kinds.items():
+        pretrain_run(
+            alone(tmp_path, out, steps=20, embedding_rate=3.0, warmup=20, sigmas=0, keep_best=True, **changes), Silent(), ""
+        )
+        held = {row["step"]: row["held_out_loss"] for row in read_lines(tmp_path / out / METRICS) if "held_out_loss" in row}
+        best = min(held, key=lambda step: held[step])
+        assert len(held) == 4 and best < 20 and (tmp_path / out / f"checkpoints/pretrain/step-{best:08d}").is_dir()
+    with pytest.raises(ValueError, match="keep_best must be false"):
+        SpeechRecipe(out="", model={}, keep_best=True)
+
+
+def test_what_moves_no_figure_may_change_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = stop(alone(tmp_path, device="auto", optimizer="adamw"), monkeypatch)
+    other: dict[str, Any] = {"device": "cpu", "update": "plain", "recompute": "blocks", "monitor": 3, "workers": 1}
+    pretrain_run(alone(tmp_path, optimizer="adamw", learning_rate=1e-2, **other), Silent(), "")
+    assert len(seen) == 2 * 12  # of two batches each: no step was taken twice
+    assert 'update = "plain"' in (tmp_path / "run" / "recipe.toml").read_text(encoding="utf-8")
+
+
+def test_a_setting_that_a_run_did_not_have_yet_counts_as_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a later version goes on with it."""
+    with monkeypatch.context() as older:
+        for place in (learn, runs):
+            older.setattr(place, "learned", lambda recipe: {k: v for k, v in learned(recipe).items() if k != "z_loss"})
+        seen = stop(alone(tmp_path), monkeypatch)
+    with pytest.raises(UserError, match="z_loss was 0.0 and is now 0.1"):
+        pretrain_run(alone(tmp_path, z_loss=0.1), Silent(), "")
+    for _ in range(2):  # the second is kept
+        pretrain_run(alone(tmp_path), Silent(), "")
+        assert len(seen) == 2 * 12
 
 
 @pytest.mark.parametrize(

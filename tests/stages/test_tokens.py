@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hornbook.batch import IGNORE
 from hornbook.data.shards import read_ids
 from hornbook.stages.corpus import make_corpus, saved_documents
-from hornbook.stages.tokens import SMALLEST, lengths, make_shards, train_tokenizer
+from hornbook.stages.tokens import SMALLEST, lengths, make_shards, masking, train_tokenizer
 from hornbook.stages.voice import Silent
+from hornbook.text.chat import MASK, SPECIALS
 from hornbook.text.tokenizer import Tokenizer
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +73,49 @@ def test_a_text_that_runs_out_of_pairs_says_so(text: str | None, corpus: Path, t
     found = train_tokenizer(corpus, 1024, "cl100k", tmp_path / "tokenizer", heard, at_most=True)
     said = f"{found.vocab_size:,} rows" + (": the text allows no more merges" if text else "")
     assert heard.outcomes == [said] and (found.vocab_size < SMALLEST) == (text is not None)
+
+
+def words_of(tokenizer: Tokenizer, ids: list[int]) -> list[list[int]]:
+    """The places of the tokens of each word, which is what Python's split makes of the text; specials end one, too."""
+    words, inside = list[list[int]](), False
+    for place, token in enumerate(ids):
+        for byte in tokenizer.token_bytes(token) or b" ":
+            if bytes([byte]).isspace():
+                inside = False
+            elif not inside:
+                inside = True
+                words.append([place])
+            elif words[-1][-1] != place:
+                words[-1].append(place)
+    return words
+
+
+def test_words_of_real_text_are_hidden_whole() -> None:
+    """With their punctuation, whatever lines they stand in; and no two of them for being neighbours."""
+    text = (DOCS / "en" / "training.md").read_text(encoding="ascii", errors="ignore")
+    tokenizer = Tokenizer.train([text], vocab=500, specials=(*SPECIALS, MASK))
+    ids = [tokenizer.special("<|bos|>"), *tokenizer.encode(text), tokenizer.special("<|bos|>"), *tokenizer.encode("so it goes")]
+    words, text_words = words_of(tokenizer, ids), [*text.split(), "so", "it", "goes"]
+    assert [b"".join(map(tokenizer.token_bytes, (ids[place] for place in word))).decode().strip() for word in words] == text_words
+    chosen = {words_too: [False] * len(words) for words_too in (False, True)}
+    for whole in chosen:
+        asked = masking(tokenizer, whole).hide(np.array(ids), 0, 0)[1] != IGNORE
+        found = [{bool(asked[place]) for place in word} for word in words]
+        assert (max(map(len, found)) == 1) is whole, "a word is hidden whole or not at all, where it is told to"
+        chosen[whole] = [True in each for each in found]
+    share = sum(chosen[True]) / len(words)
+    assert abs(share - 0.15) < 5 * (0.15 * 0.85 / len(words)) ** 0.5 and sum(len(word) > 1 for word in words) > 500
+    pairs = sum(first and second for first, second in zip(chosen[True], chosen[True][1:], strict=False))
+    assert pairs < 2 * 0.15 * sum(chosen[True])
+
+
+def test_chinese_is_hidden_by_the_token_but_not_inside_a_character() -> None:
+    text = (DOCS / "zh" / "training.md").read_text(encoding="utf-8")
+    tokenizer = Tokenizer.train([text[:300]], vocab=320, specials=(*SPECIALS, MASK))  # most characters stay three tokens
+    ids = tokenizer.encode("同一条命令即可继续")
+    hide = masking(tokenizer, True).hide
+    asked = np.stack([hide(np.array(ids), 0, sample)[1] != IGNORE for sample in range(400)])
+    together = (asked[:, 1:] == asked[:, :-1]).all(0).tolist()
+    read = [b"".join(map(tokenizer.token_bytes, ids[:end])) for end in range(1, len(ids))]
+    inside = [one.decode(errors="ignore").encode() != one for one in read]
+    assert together == inside and 3 < sum(inside) < len(inside)
