@@ -119,7 +119,8 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
 
 def test_a_step_that_is_left_out_is_taken_again(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Guard, "judge", lambda self, loss, norm: "odd")
-    speech_run(recipe(tones, tmp_path, model={**MODEL, "dropout": 0.1}), Silent(), "")
+    with pytest.raises(UserError, match="learned from"):
+        speech_run(recipe(tones, tmp_path, model={**MODEL, "dropout": 0.1}), Silent(), "")
     record = replay(tmp_path / "checkpoints/speech/incidents/step-00000002", torch.device("cpu"))
     assert record["again"] == {"loss": record["loss"], "gradient_norm": record["gradient_norm"]}
     assert len(record["rows"]) == 7 and all(row["text"] in WORDS for row in record["rows"])
