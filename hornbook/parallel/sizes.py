@@ -56,6 +56,17 @@ class Parallel:
         """Parts that every batch is cut into."""
         return self.data * self.expert
 
+    def check_rows(self, rows: int) -> None:
+        """Refuse rows of a batch that its parts cannot share evenly."""
+        if rows % self.parts:
+            axes = [f"parallel.{axis}" for axis in ("data", "expert") if getattr(self, axis) > 1]
+            fewer = rows - rows % self.parts
+            raise UserError(
+                f"rows must be a multiple of {' x '.join(axes)}: {rows} rows, {self.parts} parts", where=", ".join(["rows", *axes]),
+                why="each part of a batch has the same number of rows",
+                fix=f"set rows to {' or '.join(str(each) for each in (fewer, fewer + self.parts) if each)}",
+            )  # fmt: skip
+
     def check_world(self, world: int) -> None:
         """Refuse a number of processes that the sizes do not multiply to."""
         if self.world != world:

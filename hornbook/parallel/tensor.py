@@ -47,7 +47,7 @@ def tensor_parallel(model: Tied, mesh: DeviceMesh, sequence: bool = False) -> No
     Ranks must draw the same random numbers: dropout of whole tensors drops the same values everywhere, and what a rank has alone
     (its heads, its hidden channels, its positions) gets draws of its own. With `sequence` the positions of a batch must divide too.
     """
-    _check(model, mesh.size())
+    check_tensor(model, mesh.size())
     within = {id(part) for moe in model.modules() if isinstance(moe, MoELayer) and moe.shared for part in moe.shared.modules()}
     for layer in list(model.modules()):
         if isinstance(layer, AttentionLayer | MLPLayer | MoELayer):
@@ -300,7 +300,8 @@ def _own_draws(layer: nn.Module, mesh: DeviceMesh, forward: Callable[..., Any], 
 # --- what is refused ------------------------------------------------------------------------------------------------------
 
 
-def _check(model: nn.Module, ranks: int) -> None:
+def check_tensor(model: nn.Module, ranks: int) -> None:
+    """Refuse a model, of which shapes are enough, that cannot be cut for so many ranks."""
     for name, layer in model.named_modules():
         for field, size in _sizes(layer).items():
             if size % ranks:

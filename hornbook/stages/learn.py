@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -33,7 +34,7 @@ from hornbook.stages.keep import METRICS, kept, lineage, sources
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import lengths
 from hornbook.stages.track import check_tracker
-from hornbook.stages.train import Stage, keep_model, train
+from hornbook.stages.train import Stage, check, keep_model, train
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import MASK, edges
 from hornbook.text.chat import document as document_ids
@@ -64,11 +65,17 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
     return config
 
 
-def check_model(recipe: Recipe) -> None:
-    """Refuse, before any work is done, a `[model]` that cannot be built or is too short for the rows, or an absent tracker."""
+def check_model(recipe: Recipe) -> TransformerModel:
+    """The recipe's model, of shapes only. Refuse, before any work is done, a `[model]` that cannot be built or is too short for the
+    rows, or an absent tracker.
+    """
     check_tracker(recipe.track)
+    # A ready vocabulary's size is not known yet: here it is one that can be cut.
+    multiple = math.lcm(recipe.vocab_multiple, recipe.parallel.tensor if recipe.tokenizer else 1)
+    vocab = recipe.model.get("vocab_size", recipe.vocab)
     with shapes_only():
-        model = families.build({"vocab_size": recipe.vocab, **recipe.model}, "[model]")
+        whole = vocab + -vocab % multiple if isinstance(vocab, int) else vocab
+        model = families.build({**recipe.model, "vocab_size": whole}, "[model]")
     if recipe.objective == "causal":
         families.decoder(model, "[model]")
     elif not isinstance(model.spec.head, MLMHead):
@@ -83,6 +90,7 @@ def check_model(recipe: Recipe) -> None:
             why="it does not say how many it reads" if limit is None else f"it reads at most {limit}",
             fix=f"set max_position_embeddings (GPT-2: n_positions) to {recipe.context} or more, or lower context",
         )  # fmt: skip
+    return model
 
 
 def pretrain(
@@ -149,6 +157,7 @@ def sft(
         voice.end("kept from before")
         return folder
     model = families.decoder(load_model(base), str(base)).to(team.device)
+    check(model, recipe, team, run / "checkpoints" / "sft")
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
     conversations, documents = saved_documents(corpus, "conversations"), saved_documents(corpus, "train")
     size = _passage(tokenizer, documents, context)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hornbook.config import to_toml
 from hornbook.errors import UserError
-from hornbook.files import write_text
+from hornbook.files import MANIFEST, write_text
 from hornbook.parallel.team import Team, join
 from hornbook.ranks import choose_device, from_first, patient_group
 from hornbook.stages.corpus import make_corpus, make_mixture
@@ -17,6 +17,7 @@ from hornbook.stages.keep import run_folder, sources
 from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.settings import Recipe, SftRecipe
 from hornbook.stages.tokens import make_shards, ready_tokenizer, train_tokenizer
+from hornbook.stages.train import check
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import MASK, SPECIALS
 from hornbook.text.tokenizer import Tokenizer
@@ -25,7 +26,9 @@ from hornbook.text.tokenizer import Tokenizer
 def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     """Corpus, tokenizer, shards and model in `recipe.out`; returns the model's folder."""
     out, team = Path(recipe.out), _team(recipe, voice)
-    check_model(recipe)
+    shape = check_model(recipe)
+    if not (out / "pretrained" / MANIFEST).exists():  # what is finished needs nothing
+        check(shape, recipe, team, out / "checkpoints" / "pretrain")
     with held_by_first(out):
         from_first(lambda: _prepare(recipe, voice), patient_group("waiting"))
         tokenizer = Tokenizer.load(out / "tokenizer")

@@ -58,7 +58,7 @@ class Learning:
     decay: Decay = "linear"
     decay_steps: int | None = None
     clip: float = 1.0
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     recompute: Literal["none", "blocks", "selective"] = "none"
     attention_dropout: Literal["weights", "keys"] = "weights"
     attention: Literal["sdpa", "flex"] = "sdpa"

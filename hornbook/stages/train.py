@@ -16,11 +16,12 @@ from hornbook.adapt.fp8 import use_fp8
 from hornbook.adapt.kernels import fitting, use_kernels
 from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
+from hornbook.checkpoint.saver import check_room
 from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.data.batches import Batches, Rows
 from hornbook.errors import UserError
 from hornbook.files import append_line, digest
-from hornbook.model import TransformerModel
+from hornbook.model import TransformerModel, shapes_only
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.masters import Masters
 from hornbook.optim.schedule import batch_ramp, warmup_decay
@@ -31,7 +32,7 @@ from hornbook.stages.settings import Learning
 from hornbook.stages.track import tracking
 from hornbook.stages.voice import Voice
 from hornbook.train.layers import LAYERS, looks, no_look
-from hornbook.train.loop import Hook, Objective, Run, fit
+from hornbook.train.loop import Hook, Objective, Run, fit, ignore
 from hornbook.train.precision import allow_tf32, choose_precision
 
 ROLLBACK_POINTS = 20  # states of a run that training may go back to
@@ -55,6 +56,18 @@ class Stage:
     resume: str
     log: Callable[[dict[str, Any]], dict[str, Any]]
     describe: Callable[[Batch], list[str]] | None = None
+
+
+def check(model: TransformerModel, recipe: Learning, team: Team, states: Path) -> None:
+    """Refuse, before any work is done, what `train` would refuse of this model, of which its shape is enough."""
+    choose_precision(recipe.precision, team.device)
+    _check_alone(recipe, team)
+    allow_tf32(recipe.tf32, team.device)
+    check_room(states, model)
+    with shapes_only():
+        shape = model.spec.build()
+    switch(shape, recipe, ignore, team.device)
+    team.check(shape, recipe.rows)
 
 
 def train(
@@ -97,20 +110,20 @@ def train(
         stage.voice.say(f"compiling took {compile_seconds():.0f} s")
 
 
-def switch(model: TransformerModel, recipe: Learning, say: Callable[[str], Any]) -> None:
-    """Change how the built model computes, as the recipe says."""
+def switch(model: TransformerModel, recipe: Learning, say: Callable[[str], Any], device: torch.device | None = None) -> None:
+    """Change how the built model computes, as the recipe says. device: where it will be, if it is not there yet."""
     attention_dropout(model, recipe.attention_dropout)
     if recipe.kernels == "triton":
         names = [name for name in fitting(model) if name != "attention" or recipe.attention != "flex"]
-        use_kernels(model, names)
+        use_kernels(model, names, device)
         say(f"kernels: {', '.join(names)}")
     if recipe.attention == "flex":
-        use_flex(model)
+        use_flex(model, device)
     if recipe.precision == "fp8":
         say("fp8: {} of {} matrices of blocks; the others' sizes are no multiples of 16".format(*use_fp8(model)))
     recompute(model, recipe.recompute)
     if recipe.compile:
-        compile_blocks(model)
+        compile_blocks(model, device=device)
 
 
 def _check_alone(recipe: Learning, team: Team) -> None:

@@ -115,6 +115,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     [
         ({"held_out": "midle"}, "did you mean 'middle'"), ({"held_out": ""}, "known: high, low, middle"),
         ({"folder": "nowhere"}, "nowhere"), ({"model": {**MODEL, "max_source_positions": 3}}, "max_source_positions"),
+        ({"kernels": "triton"}, "needs a CUDA device"),
         ({"model": {"model_type": "speech_ctc"}}, "d_model"), ({"model": {"model_type": "llama"}}, "speech_ctc"),
     ],
 )  # fmt: skip
