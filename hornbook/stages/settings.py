@@ -13,6 +13,8 @@ from hornbook.optim.schedule import warmup_decay
 from hornbook.parallel.sizes import Parallel
 
 SMALLEST_SHARE = 1 / 1024  # one sample in a block of a mixture
+LARGEST_SEED = 2**63 - 1  # that torch and numpy both take
+MOST_WORKERS = 64
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
@@ -79,9 +81,15 @@ class Learning:
         for name in ("learning_rate", "embedding_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
-        for name in ("warmup", "monitor", "ramp", "workers"):
-            if getattr(self, name) < 0:
+        for name in ("warmup", "monitor", "ramp", "save_seconds"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
+        for name in ("sigmas", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite: {getattr(self, name)}")
+        for name, most in (("seed", LARGEST_SEED), ("workers", MOST_WORKERS)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be from 0 to {most}: {getattr(self, name)}")
         for name, known in (
             ("attention", ("sdpa", "flex")),
             ("kernels", ("torch", "triton")),
