@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 import sys
+import time
 import traceback
 
 import hornbook
@@ -36,6 +37,7 @@ VERBS = {
     "bench": "measure what this machine can do",
     "verify": "prove the invariants on this machine",
 }
+ALONE = 10.0  # seconds after the others within which ranks refuse alike: as long as they may take to start, less than `Team` waits
 
 
 def usage() -> str:
@@ -78,8 +80,10 @@ def run(arguments: list[str]) -> int:
     except UserError as error:
         if verbose:
             traceback.print_exc()
+        if not speaks():  # what all ranks met the first one tells, and torchrun then ends the others: still here, this one is alone
+            time.sleep(ALONE)
         if not isinstance(error, Said):
-            print(error.render(), file=complaints)
+            print(error.render() if speaks() else f"Rank {os.environ['RANK']}: {error.render()}", file=complaints)
         return 2
     except Interrupted as stopped:
         from hornbook.cli.console import program

@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from torch.distributed.tensor.parallel import ParallelStyle, RowwiseParallel, parallelize_module
 
 from hornbook.errors import UserError
+from hornbook.families import spelled
 from hornbook.model.attention import AttentionLayer, Whole
 from hornbook.model.bias import ALiBiLayer, BucketBiasLayer
 from hornbook.model.block import ParallelLayer, ResidualLayer, TowerLayer
@@ -302,13 +303,14 @@ def _own_draws(layer: nn.Module, mesh: DeviceMesh, forward: Callable[..., Any], 
 
 def check_tensor(model: nn.Module, ranks: int) -> None:
     """Refuse a model, of which shapes are enough, that cannot be cut for so many ranks."""
+    config = getattr(model, "config", {})
     for name, layer in model.named_modules():
         for field, size in _sizes(layer).items():
             if size % ranks:
                 raise UserError(
                     f"{field} must be a multiple of parallel.tensor: {field}={size}, tensor={ranks}", where=name,
                     why="every rank holds as many heads, hidden channels and words of the vocabulary",
-                    fix=f"set parallel.tensor to {gcd(size, ranks)}, or {field} to {-(-size // ranks) * ranks}",
+                    fix=f"set parallel.tensor to {gcd(size, ranks)}, or {spelled(config, field)} to {-(-size // ranks) * ranks}",
                 )  # fmt: skip
 
 

@@ -66,6 +66,7 @@ def check(model: TransformerModel, recipe: Learning, team: Team, states: Path) -
     check_room(states, model)
     with shapes_only():
         shape = model.spec.build()
+    shape.config = model.config
     switch(shape, recipe, ignore, team.device)
     team.check(shape, recipe.rows)
 

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,24 @@ import pytest
 
 import hornbook
 from hornbook.cli.console import Plain, clock, figures_line
-from hornbook.cli.main import VERBS, run
+from hornbook.cli.main import ALONE, VERBS, run
+from hornbook.parallel.team import PATIENCE
 
 Command = Callable[..., Any]
+
+
+def test_a_rank_tells_what_it_met_alone_when_the_others_had_time_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that torchrun ends meanwhile, since the first has said the same, tells nothing: see test_torchrun.py."""
+    waited = list[float]()
+    monkeypatch.setattr(time, "sleep", waited.append)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # put back afterwards
+    monkeypatch.setenv("RANK", "1")
+    assert run(["pretrain", "absent.toml"]) == 2 and waited == [ALONE] and PATIENCE > ALONE
+    monkeypatch.undo()
+    assert "Rank 1: Error: no such recipe: absent.toml\n" in capsys.readouterr().err
 
 
 def test_help_names_every_verb_and_the_version(command: Command) -> None:

@@ -66,20 +66,21 @@ def test_eight_bits_are_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "changes", "says"),
+    ("sizes", "config", "says"),
     [
-        ({"data": 2}, {}, "of parallel.data: 3 rows, 2 parts(?s:.*)Where: rows, parallel.data\n.*\nFix: .* 2 or 4"),
-        ({"data": 2, "expert": 2}, {}, "rows must be a multiple of parallel.data x parallel.expert: 3 rows(?s:.*)rows to 4$"),
-        ({"tensor": 2}, {"vocab_size": 60, "num_key_value_heads": 1}, "kv_heads must be a multiple of parallel.tensor: kv_heads=1"),
-        ({"pipeline": 9}, {}, "parallel.pipeline must be at most the model's layers: 9 stages"),
-        ({"expert": 3}, {}, "parallel.expert needs a mixture of experts"),
+        ({"data": 2}, LLAMA, "of parallel.data: 3 rows, 2 parts(?s:.*)Where: rows, parallel.data\n.*\nFix: .* 2 or 4"),
+        ({"data": 2, "expert": 2}, LLAMA, "rows must be a multiple of parallel.data x parallel.expert: 3 rows(?s:.*)rows to 4$"),
+        ({"tensor": 2}, {**GPT2, "vocab_size": 60, "n_head": 1}, "heads=1, tensor=2(?s:.*)Fix: .* or heads \\(n_head\\) to 2"),
+        ({"tensor": 2}, {**LLAMA, "vocab_size": 60, "num_key_value_heads": 1}, "or kv_heads \\(num_key_value_heads\\) to 2"),
+        ({"pipeline": 9}, LLAMA, "parallel.pipeline must be at most the model's layers: 9 stages"),
+        ({"expert": 3}, LLAMA, "parallel.expert needs a mixture of experts"),
     ],
 )  # fmt: skip
 def test_sizes_that_cannot_cut_the_run_are_found_by_shapes_alone(
-    sizes: dict[str, Any], changes: dict[str, Any], says: str, tmp_path: Path
+    sizes: dict[str, Any], config: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     with shapes_only():
-        model = build({**LLAMA, **changes})
+        model = build(config)
     team = SimpleNamespace(sizes=Parallel(**sizes), device=torch.device("cpu"))
     team.check = lambda *given: Team.check(cast("Any", team), *given)
     with pytest.raises(UserError, match=says):
