@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import sys
@@ -78,8 +79,21 @@ def opened(model: str) -> tuple[Model, Tokenizer]:
 
 
 def program() -> str:
-    """How the user can call hornbook again: by its name where the shell finds it, else by the path that was used."""
+    """How the user can call hornbook again: as a module where it was called so, by its name where the shell finds it, else by the
+    path that was used.
+    """
+    if sys.argv[0].endswith("__main__.py"):
+        return "python -m hornbook"
     return "hornbook" if shutil.which("hornbook") else sys.argv[0]
+
+
+def again(command: str) -> str:
+    """`hornbook VERB ...` as the user can type it, to start as many processes as there are now."""
+    words, here = command.removeprefix("hornbook"), os.environ.get("LOCAL_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return program() + words
+    one_node = here == os.environ.get("WORLD_SIZE")
+    return f"torchrun --nproc-per-node {here} -m hornbook{words}" if one_node else "the same torchrun command"
 
 
 def voice() -> Voice:

@@ -86,9 +86,9 @@ def run(arguments: list[str]) -> int:
             print(error.render() if speaks() else f"Rank {os.environ['RANK']}: {error.render()}", file=complaints)
         return 2
     except Interrupted as stopped:
-        from hornbook.cli.console import program
+        from hornbook.cli.console import again
 
-        print(f"\nStopped and saved. Continue with: {program()}{stopped.resume.removeprefix('hornbook')}", file=sys.stderr)
+        print(f"\nStopped and saved. Continue with: {again(stopped.resume)}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("\nStopped. What was finished is kept; the same command continues.", file=sys.stderr)

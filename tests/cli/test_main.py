@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 import hornbook
-from hornbook.cli.console import Plain, clock, figures_line
+from hornbook.cli.console import Plain, again, clock, figures_line
 from hornbook.cli.main import ALONE, VERBS, run
 from hornbook.parallel.team import PATIENCE
 
@@ -33,6 +34,19 @@ def test_a_rank_tells_what_it_met_alone_when_the_others_had_time_to(
     assert run(["pretrain", "absent.toml"]) == 2 and waited == [ALONE] and PATIENCE > ALONE
     monkeypatch.undo()
     assert "Rank 1: Error: no such recipe: absent.toml\n" in capsys.readouterr().err
+
+
+def test_the_command_that_continues_is_the_one_that_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "hornbook pretrain r.toml --steps 9"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for called, says in (("/opt/bin/hornbook", "/opt/bin/hornbook"), ("/opt/hornbook/__main__.py", "python -m hornbook")):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert again(command) == f"{says} pretrain r.toml --steps 9"
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert again(command) == "torchrun --nproc-per-node 2 -m hornbook pretrain r.toml --steps 9"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert again(command) == "the same torchrun command"
 
 
 def test_help_names_every_verb_and_the_version(command: Command) -> None:

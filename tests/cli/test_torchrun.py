@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,6 +92,7 @@ def test_two_processes_give_one_process_rows_and_one_goes_on_where_two_were_stop
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[1]
     assert time.monotonic() - asked < 30 and "Stopped and saved" in said
+    assert f"Continue with: torchrun --nproc-per-node 2 -m hornbook pretrain {recipe} --out {out} {shlex.join(COPIES)}\n" in said
     assert 10 <= rows(out)[-1]["step"] < 40
     assert "continuing pretrain at step" in finished(started(recipe, out, 1))
     ours, theirs = rows(alone), rows(out)
