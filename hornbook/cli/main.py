@@ -23,7 +23,7 @@ VERBS = {
     "tokenizer": "train a tokenizer, see a text as tokens, compare and examine vocabularies",
     "prepare": "read and clean a corpus, learn its vocabulary, write token shards",
     "pretrain": "train a model from nothing, as a recipe says",
-    "try": "find a learning rate, or compare optimizers, on a recipe's own text",
+    "try": "find rates, compare optimizers or seek stability, on a recipe's own text",
     "watch": "show a run's figures in the browser while it trains, and after",
     "sft": "teach a pretrained model to answer, as a recipe says",
     "replay": "take a step again that training left out",

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 import hornbook
 from hornbook.cli.console import Plain, again, clock, figures_line
 from hornbook.cli.main import ALONE, VERBS, run
+from hornbook.cli.try_out import TryOut
 from hornbook.parallel.team import PATIENCE
 
 Command = Callable[..., Any]
@@ -47,6 +48,11 @@ def test_the_command_that_continues_is_the_one_that_was_typed(monkeypatch: pytes
     assert again(command) == "torchrun --nproc-per-node 2 -m hornbook pretrain r.toml --steps 9"
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert again(command) == "the same torchrun command"
+
+
+def test_the_help_of_try_names_all_that_can_be_tried() -> None:
+    choices = get_args(get_args(get_type_hints(TryOut, include_extras=True)["what"])[0])
+    assert len(choices) > 2 and [what for what in choices if what not in VERBS["try"]] == []
 
 
 def test_help_names_every_verb_and_the_version(command: Command) -> None:
