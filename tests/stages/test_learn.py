@@ -345,5 +345,5 @@ def test_a_run_is_looked_into_as_often_as_its_recipe_says(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("name", "value"), [("monitor", -1), ("z_loss", -0.1), ("ramp", -1), ("workers", -1)])
 def test_a_look_or_a_weight_below_nothing_is_refused(name: str, value: float, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least 0"):
+    with pytest.raises(ValueError, match=f"{name} must be (at least|from) 0"):
         replace(recipe(tmp_path, tmp_path), **{name: value})
