@@ -46,7 +46,8 @@ def tensor_parallel(model: Tied, mesh: DeviceMesh, sequence: bool = False) -> No
     """Cut `model`, which every rank of the 1-D `mesh` holds whole and alike. A size that does not divide is a `UserError`.
 
     Ranks must draw the same random numbers: dropout of whole tensors drops the same values everywhere, and what a rank has alone
-    (its heads, its hidden channels, its positions) gets draws of its own. With `sequence` the positions of a batch must divide too.
+    (its heads, its hidden channels, its positions) gets draws of its own. With `sequence` the positions of a batch that is
+    learned from must divide too.
     """
     check_tensor(model, mesh.size())
     within = {id(part) for moe in model.modules() if isinstance(moe, MoELayer) and moe.shared for part in moe.shared.modules()}
@@ -173,9 +174,9 @@ class CutOp(ParallelStyle):
         if _drops(module):
             wrap(module, partial(_own_draws, module, mesh))
         if self.apart:
-            split = self.sequence
-            module.register_forward_pre_hook(lambda _, given: (entered(given[0], mesh, split), *given[1:]))
-            module.register_forward_hook(lambda _, given, y: summed(y, mesh, split))
+            cuts = self.sequence
+            module.register_forward_pre_hook(lambda _, given: (entered(given[0], mesh, cuts and _learns()), *given[1:]))
+            module.register_forward_hook(lambda _, given, y: summed(y, mesh, cuts and _learns()))
         return module
 
 
@@ -257,9 +258,11 @@ class Between(ParallelStyle):
 
         module.register_forward_pre_hook(enter_memory)
         if self.sequence and len(module.blocks):
-            module.blocks[0].register_forward_pre_hook(lambda _, given: (_split(given[0], mesh), *given[1:]))
+            module.blocks[0].register_forward_pre_hook(lambda _, given: (_split(given[0], mesh), *given[1:]) if _learns() else None)
             # A copy, for torch's FSDP warns of a module that returns a view.
-            module.norm.register_forward_hook(lambda _, given, y: moved(y, mesh, Shard(1), Replicate()).clone())
+            module.norm.register_forward_hook(
+                lambda _, given, y: moved(y, mesh, Shard(1), Replicate()).clone() if _learns() else None
+            )
             for part in module.modules():
                 if isinstance(part, ResidualLayer):
                     if _drops(part):
@@ -269,6 +272,11 @@ class Between(ParallelStyle):
                     parallelize_module(part, mesh, dict.fromkeys(("attn_norm", "ffn_norm"), PER_RANK))
             parallelize_module(module.norm, mesh, PER_RANK)
         return module
+
+
+def _learns() -> bool:
+    """Positions are split for what the backward pass would keep; without one, rows may have any length, as in generation."""
+    return torch.is_grad_enabled()
 
 
 def _split(x: Tensor, mesh: DeviceMesh) -> Tensor:
@@ -290,7 +298,7 @@ def _drops(layer: nn.Module) -> bool:
 
 def _own_draws(layer: nn.Module, mesh: DeviceMesh, forward: Callable[..., Any], x: Tensor, *given: Any) -> Any:
     """What a rank has alone is dropped by its own draws: they begin from one that the ranks share, and end with the call."""
-    if not layer.training:
+    if not layer.training or (isinstance(layer, ResidualLayer) and not _learns()):  # which then has what every rank has
         return forward(x, *given)
     seed = int(torch.randint(2**62, ()))
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
