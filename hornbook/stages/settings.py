@@ -143,6 +143,8 @@ class Recipe(Learning):
             raise ValueError(f"init_std must be above 0: {self.init_std}")
         if not self.z_loss >= 0:
             raise ValueError(f"z_loss must be at least 0: {self.z_loss}")
+        if self.parallel.sequence and self.context % self.parallel.tensor:
+            raise ValueError(f"context must be a multiple of parallel.tensor with parallel.sequence: {self.context}")
         if self.mixture and self.data != "town":
             raise ValueError(f"data must be left out where there is a mixture: {self.data!r}")
         for name, weight in self.mixture.items():

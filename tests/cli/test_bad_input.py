@@ -153,6 +153,10 @@ def test_a_model_is_looked_at_before_the_corpus_is_made(here: Path, refused: Ref
         (["pretrain", "gpt2.toml", "--context", "-5"], "context must be at least 1"),
         (["pretrain", "gpt2.toml", "--parallel.zero", "3"], "Fix:   set parallel.data to 2 or more, or parallel.zero to 0"),
         (["pretrain", "gpt2.toml", "--parallel.sequence"], "Fix:   set parallel.tensor, or leave sequence out"),
+        (
+            ["pretrain", "gpt2.toml", "--parallel.sequence", "--parallel.tensor", "3"],
+            "context must be a multiple of parallel.tensor",
+        ),
         (["pretrain", "gpt2.toml", "--tf32", "true"], "Fix:   a switch takes no value: --tf32, or --no-tf32"),
         (["pretrain", "gpt2.toml", "--parallel.sequence", "False"], "--parallel.sequence, or --parallel.no-sequence"),
         (["pretrain", "gpt2.toml", "--rows", "true"], "--help lists the options"),
