@@ -1,8 +1,9 @@
-"""The four exceptions, each one because a caller acts differently on it.
+"""The five exceptions, each one because a caller acts differently on it.
 
 `UserError` ends a command with exit code 2 and one screen of text that closes with a `Fix:` line. `DamagedError` is stored
 data that does not verify: the reader falls back to the last good copy. `BusyError` is a folder that another process holds.
-`Interrupted` is a run that stopped on purpose after it had saved.
+`Lost` is a rank that the others wait for in vain, which each says at once, for the first one may be lost. `Interrupted` is a run
+that stopped on purpose after it had saved.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ class DamagedError(UserError):
 
 class BusyError(UserError):
     """A folder that a living process is writing."""
+
+
+class Lost(UserError):
+    """A process of a run that the others waited for in vain."""
 
 
 class Interrupted(Exception):

@@ -19,9 +19,12 @@ from hornbook.model.block import BlockLayer
 from hornbook.model.spec import Context
 
 
-def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile each block when it first trains. Raises `UserError` where torch would find no compiler."""
-    needed = backend == "inductor" and next(model.parameters()).device.type == "cpu"
+def compile_blocks(model: nn.Module, backend: str = "inductor", device: torch.device | None = None) -> None:
+    """Compile each block when it first trains. Raises `UserError` where torch would find no compiler.
+
+    device: where the model will be, if it is not there yet.
+    """
+    needed = backend == "inductor" and (device or next(model.parameters()).device).type == "cpu"
     if needed and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise UserError(
             "compile needs a C++ compiler on this device", where="compile", why="none of c++, g++ and clang++ is found",

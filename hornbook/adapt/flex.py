@@ -34,17 +34,17 @@ class Blocks(Context):
     masks: Mapping[Sight, BlockMask | None] = field(default_factory=dict)
 
 
-def use_flex(model: nn.Module) -> None:
+def use_flex(model: nn.Module, device: torch.device | None = None) -> None:
     """Let FlexAttention compute every self-attention of a training step from now on; nothing else changes.
 
     The results are torch's own attention's, up to rounding. A `UserError` on a processor, for which torch has no backward pass of
-    it, and where weights drop out, which it cannot do.
+    it, and where weights drop out, which it cannot do. device: where the model will be, if it is not there yet.
     """
-    device = next(model.parameters()).device.type
-    if device in NO_BACKWARD:
+    kind = (device or next(model.parameters()).device).type
+    if kind in NO_BACKWARD:
         raise UserError(
             "attention = 'flex' cannot train on this device", where="attention",
-            why=f"torch has no backward pass of it on {device}", fix='leave attention out (sdpa), or use device = "cuda"',
+            why=f"torch has no backward pass of it on {kind}", fix='leave attention out (sdpa), or use device = "cuda"',
         )  # fmt: skip
     layers = [layer for layer in attention_layers(model).values() if not layer.spec.cross]
     if any(layer.spec.dropout and layer.spec.dropout_kind == "weights" for layer in layers):
@@ -52,7 +52,7 @@ def use_flex(model: nn.Module) -> None:
             "attention = 'flex' has no dropout of weights", where="attention", why="the model's attention drops weights out",
             fix='set attention_dropout = "keys", the dropout of attention in [model] to 0, or leave attention out (sdpa)',
         )  # fmt: skip
-    attention, masks = _fused(device)
+    attention, masks = _fused(kind)
     for tower in model.modules():
         if isinstance(tower, TowerLayer):
             vars(tower)["forward"] = partial(_with_blocks, masks, tower)

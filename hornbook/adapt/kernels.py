@@ -24,17 +24,18 @@ from hornbook.model.norm import OffsetRMSNorm
 from hornbook.model.spec import Context
 
 
-def use_kernels(model: nn.Module, names: Collection[str]) -> None:
+def use_kernels(model: nn.Module, names: Collection[str], device: torch.device | None = None) -> None:
     """Let kernels compute what `names` names, from now on, and torch all the rest; no names undo it.
 
     The results are torch's, up to rounding, in float32, bf16 and fp16 on a CUDA device. Attention stays torch's call by call where
     a mask tells what is seen (packed or padded rows, a cache) or weights drop out. A `UserError` for a name that is unknown or has
     nothing to replace in this model, for a model on another device, and where Triton is not installed.
+    device: where the model will be, if it is not there yet.
     """
-    device, fit = next(model.parameters()).device.type, fitting(model)
-    if names and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    kind, fit = (device or next(model.parameters()).device).type, fitting(model)
+    if names and kind != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError(
-            f"kernels = 'triton' needs a CUDA device, and the model is on {device}", where="kernels",
+            f"kernels = 'triton' needs a CUDA device, and the model is on {kind}", where="kernels",
             fix="leave kernels out (torch), or start Python with TRITON_INTERPRET=1 to run them here, slowly, for a look",
         )  # fmt: skip
     for name in names:

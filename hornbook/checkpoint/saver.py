@@ -87,6 +87,11 @@ class Best:
         self.step, self._value = state["step"], math.inf if state["value"] is None else state["value"]
 
 
+def most_states(steps: int, save_every: int, keep_every: int, keep_best: bool) -> int:
+    """How many a run has on disk at once, at most: the newest two, one that is being written, and those that are kept."""
+    return min(3 + bool(save_every) + keep_best + (steps // keep_every if keep_every else 0), steps)
+
+
 def check_room(folder: Path, model: TransformerModel, states: int = 3) -> None:
     """Refuse, before the first step, a disk on which so many states do not fit, those that are there among them, and the model."""
     missing = max(1, states - len(list(folder.glob("step-*"))))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hornbook.errors import UserError
@@ -43,15 +45,26 @@ def parse(kind: type[T], verb: str, arguments: Sequence[str], default: T | None 
     except SystemExit as left:
         if not left.code:
             raise
-        raise _misused(verb, said.getvalue()) from left
+        raise _ours(left) or _misused(verb, said.getvalue(), arguments) from left
     return cast(T, settings)
 
 
-def _misused(verb: str, said: str) -> UserError:
+def _ours(error: BaseException | None) -> UserError | None:
+    """The settings' own refusal, of which the parser kept the words alone."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__context__
+    return error
+
+
+def _misused(verb: str, said: str, arguments: Sequence[str]) -> UserError:
     """The parser's complaint, which it draws as a box: its first paragraph, and the option that it thinks was meant."""
     words = re.sub(r"[╭╮╰╯│─]+", " ", re.split(r"─{4,} *│|Perhaps you meant", said.partition("\n")[2])[0]).split()
     meant = re.search(r"Perhaps you meant:\W+(--[\w.-]+)", said)
     fix = f"hornbook {verb} --help lists the options"
+    for one, two in pairwise(arguments):
+        if one.startswith("--") and two.lower() in ("true", "false") and f"Unrecognized options: {two}" in " ".join(words):
+            place, dot, name = one[2:].rpartition(".")
+            fix = f"a switch takes no value: {one}, or --{place}{dot}no-{name}"
     return UserError(
         "the command line cannot be read", where=f"hornbook {verb}", why=" ".join(words),
         fix=f"did you mean {meant.group(1)}? {fix}" if meant else fix,
@@ -66,8 +79,21 @@ def opened(model: str) -> tuple[Model, Tokenizer]:
 
 
 def program() -> str:
-    """How the user can call hornbook again: by its name where the shell finds it, else by the path that was used."""
+    """How the user can call hornbook again: as a module where it was called so, by its name where the shell finds it, else by the
+    path that was used.
+    """
+    if sys.argv[0].endswith("__main__.py"):
+        return "python -m hornbook"
     return "hornbook" if shutil.which("hornbook") else sys.argv[0]
+
+
+def again(command: str) -> str:
+    """`hornbook VERB ...` as the user can type it, to start as many processes as there are now."""
+    words, here = command.removeprefix("hornbook"), os.environ.get("LOCAL_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return program() + words
+    one_node = here == os.environ.get("WORLD_SIZE")
+    return f"torchrun --nproc-per-node {here} -m hornbook{words}" if one_node else "the same torchrun command"
 
 
 def voice() -> Voice:

@@ -10,11 +10,12 @@ import difflib
 import importlib
 import os
 import sys
+import time
 import traceback
 
 import hornbook
 from hornbook.cli.allocator import keep_memory
-from hornbook.errors import Interrupted, UserError
+from hornbook.errors import Interrupted, Lost, UserError
 from hornbook.ranks import Said, speaks
 
 VERBS = {
@@ -22,7 +23,7 @@ VERBS = {
     "tokenizer": "train a tokenizer, see a text as tokens, compare and examine vocabularies",
     "prepare": "read and clean a corpus, learn its vocabulary, write token shards",
     "pretrain": "train a model from nothing, as a recipe says",
-    "try": "find a learning rate, or compare optimizers, on a recipe's own text",
+    "try": "find rates, compare optimizers or seek stability, on a recipe's own text",
     "watch": "show a run's figures in the browser while it trains, and after",
     "sft": "teach a pretrained model to answer, as a recipe says",
     "replay": "take a step again that training left out",
@@ -36,6 +37,7 @@ VERBS = {
     "bench": "measure what this machine can do",
     "verify": "prove the invariants on this machine",
 }
+ALONE = 10.0  # seconds after the others within which ranks refuse alike: as long as they may take to start, less than `Team` waits
 
 
 def usage() -> str:
@@ -78,13 +80,15 @@ def run(arguments: list[str]) -> int:
     except UserError as error:
         if verbose:
             traceback.print_exc()
+        if not speaks() and not isinstance(error, Lost):  # what all ranks met the first one tells, and torchrun then ends the others:
+            time.sleep(ALONE)  # still here, this one is alone
         if not isinstance(error, Said):
-            print(error.render(), file=complaints)
+            print(error.render() if speaks() else f"Rank {os.environ['RANK']}: {error.render()}", file=complaints)
         return 2
     except Interrupted as stopped:
-        from hornbook.cli.console import program
+        from hornbook.cli.console import again
 
-        print(f"\nStopped and saved. Continue with: {program()}{stopped.resume.removeprefix('hornbook')}", file=sys.stderr)
+        print(f"\nStopped and saved. Continue with: {again(stopped.resume)}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("\nStopped. What was finished is kept; the same command continues.", file=sys.stderr)

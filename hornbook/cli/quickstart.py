@@ -16,10 +16,12 @@ def main(arguments: Sequence[str]) -> None:
     settings = parse(Quickstart, "quickstart", arguments).completed()
     if not settings.minutes > 0:
         raise UserError(f"minutes must be above 0: {settings.minutes}", where="--minutes", fix="use --minutes 5")
-    for name in ("steps", "depth", "vocab"):
+    for name, least in (("steps", 1), ("depth", 1), ("vocab", 1), ("seed", 0)):
         value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1: {value}", where=f"--{name}", fix="leave it out, and the plan decides")
+        if value is not None and value < least:
+            raise UserError(
+                f"{name} must be at least {least}: {value}", where=f"--{name}", fix="leave it out, and the plan decides"
+            )
     announce(settings)
     from hornbook.stages.quickstart import command_of, quickstart  # torch comes in here
 

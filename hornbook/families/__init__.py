@@ -44,6 +44,7 @@ FAMILIES: dict[str, ModuleType] = {
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
 MOST_LAYERS = 10_000  # a spec is made for each
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
+HEAD_KEYS = {"heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"), "kv_heads": ("num_key_value_heads",)}
 
 
 def family(config: Mapping[str, Any], where: str = "config.json") -> ModuleType:
@@ -96,6 +97,11 @@ def decoder(model: Model, where: str = "model") -> TransformerModel:
     else:
         return model
     raise UserError("this needs a model that goes on with a text", where=where, why=why, fix="use a decoder, such as llama")
+
+
+def spelled(config: Mapping[str, Any], field: str) -> str:
+    """A field of ours, with the config's own name for it: heads (n_head)."""
+    return next((f"{field} ({key})" for key in HEAD_KEYS.get(field, ()) if key in config), field)
 
 
 def context_length(model: Model) -> int | None:

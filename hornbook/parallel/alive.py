@@ -20,7 +20,7 @@ from typing import Any
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import DistError
 
-from hornbook.errors import UserError
+from hornbook.errors import Lost
 
 BEAT, LISTEN = 1.0, 3.5  # seconds between two beats, and for which one listens
 IN_VAIN = re.compile(r"gloo|NCCL|[Cc]onnection|[Tt]imed out|TCPStore")
@@ -28,7 +28,7 @@ IN_VAIN = re.compile(r"gloo|NCCL|[Cc]onnection|[Tt]imed out|TCPStore")
 
 @contextmanager
 def watched(rank: int, world: int) -> Iterator[None]:
-    """Run a block whose collectives need every rank; where one fails them, raise a `UserError` that names it."""
+    """Run a block whose collectives need every rank; where one fails them, raise `Lost`, which names it."""
     store, over, heard = _store(), threading.Event(), list[str]()
     store.set(f"host/{rank}", f"{socket.gethostname()}, process {os.getpid()}")
     threading.Thread(target=_beat, args=(rank, over, heard), daemon=True).start()
@@ -37,7 +37,7 @@ def watched(rank: int, world: int) -> Iterator[None]:
     except RuntimeError as error:
         if not IN_VAIN.search(str(error)):
             raise
-        raise UserError(
+        raise Lost(
             _guilty(store, rank, world, heard), where=f"rank {rank} of {world}", why=str(error).splitlines()[0][:200],
             fix="start the same command again, it goes on from the last state; torchrun --max-restarts 3 does so by itself",
         ) from error  # fmt: skip

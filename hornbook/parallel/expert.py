@@ -35,21 +35,26 @@ def expert_parallel(model: nn.Module, mesh: DeviceMesh) -> None:
     summed over `mesh` by the caller. All ranks must call the model equally often, with rows or with few. Where the model is also
     cut by `tensor_parallel`, that comes first.
     """
+    for layer in check_expert(model, mesh.size()):
+        parallelize_module(layer, mesh, EXPERTS)
+        vars(layer)["through_experts"] = partial(_through_experts, layer.through_experts, mesh.get_group())
+
+
+def check_expert(model: nn.Module, ranks: int) -> list[MoELayer]:
+    """The mixtures of a model, of which shapes are enough. One that cannot be cut for so many ranks is refused."""
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, MoELayer)]
     if not layers:
         raise UserError(
-            f"parallel.expert needs a mixture of experts: expert={mesh.size()}", where=type(model).__name__,
+            f"parallel.expert needs a mixture of experts: expert={ranks}", where=type(model).__name__,
             why="no layer of the model has experts", fix="set parallel.expert to 1, or choose a family such as mixtral",
         )  # fmt: skip
     for name, layer in layers:
-        if layer.spec.experts % mesh.size():
+        if layer.spec.experts % ranks:
             raise UserError(
-                f"experts must be a multiple of parallel.expert: experts={layer.spec.experts}, expert={mesh.size()}", where=name,
+                f"experts must be a multiple of parallel.expert: experts={layer.spec.experts}, expert={ranks}", where=name,
                 why="every rank holds as many experts", fix="set parallel.expert to a number that divides the experts",
             )  # fmt: skip
-    for _, layer in layers:
-        parallelize_module(layer, mesh, EXPERTS)
-        vars(layer)["through_experts"] = partial(_through_experts, layer.through_experts, mesh.get_group())
+    return [layer for _, layer in layers]
 
 
 def _through_experts(

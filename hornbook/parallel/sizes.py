@@ -14,6 +14,10 @@ from hornbook.errors import UserError
 AXES = ("pipeline", "data", "expert", "tensor")
 
 
+def _refusal(what: str, fix: str) -> UserError:
+    return UserError(what, where="[parallel]", fix=fix)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
     """data: parts that every batch is cut into, a copy of the model for each; zero: what those copies share out (Rajbhandari et al.
@@ -34,17 +38,26 @@ class Parallel:
     def __post_init__(self) -> None:
         for name in AXES:
             if getattr(self, name) < 1:
-                raise ValueError(f"parallel.{name} must be at least 1: {getattr(self, name)}")
+                raise _refusal(f"parallel.{name} must be at least 1: {getattr(self, name)}", f"leave parallel.{name} out")
         if self.zero not in (0, 1, 2, 3):
-            raise ValueError(f"parallel.zero must be 0, 1, 2 or 3: {self.zero}")
+            raise _refusal(f"parallel.zero must be 0, 1, 2 or 3: {self.zero}", "leave parallel.zero out, or choose one of them")
         if self.zero and self.parts == 1:
-            raise ValueError(f"parallel.zero shares out among copies, and there is one: zero={self.zero}, data=1")
+            raise _refusal(
+                f"parallel.zero shares out among copies, and there is one: zero={self.zero}, data=1",
+                "set parallel.data to 2 or more, or parallel.zero to 0",
+            )
         used = [axis for axis in AXES if getattr(self, axis) > 1]
         if len(used) > 2:
             together = f"{', '.join(used[:-1])} and {used[-1]}"
-            raise ValueError(f"parallel.{together} together are not proven: set one of them to 1; every pair is")
+            kept, ranks = used[-1], getattr(self, used[-1])
+            raise _refusal(
+                f"parallel.{together} together are not proven, and every pair is",
+                f"set one of them to 1, as for the same {self.world} processes: data={self.world // ranks}, {kept}={ranks} alone",
+            )
         if self.sequence and self.tensor == 1:
-            raise ValueError("parallel.sequence needs parallel.tensor of 2 or more: tensor=1")
+            raise _refusal(
+                "parallel.sequence needs parallel.tensor of 2 or more: tensor=1", "set parallel.tensor, or leave sequence out"
+            )
 
     @property
     def world(self) -> int:
@@ -55,6 +68,17 @@ class Parallel:
     def parts(self) -> int:
         """Parts that every batch is cut into."""
         return self.data * self.expert
+
+    def check_rows(self, rows: int) -> None:
+        """Refuse rows of a batch that its parts cannot share evenly."""
+        if rows % self.parts:
+            axes = [f"parallel.{axis}" for axis in ("data", "expert") if getattr(self, axis) > 1]
+            fewer = rows - rows % self.parts
+            raise UserError(
+                f"rows must be a multiple of {' x '.join(axes)}: {rows} rows, {self.parts} parts", where=", ".join(["rows", *axes]),
+                why="each part of a batch has the same number of rows",
+                fix=f"set rows to {' or '.join(str(each) for each in (fewer, fewer + self.parts) if each)}",
+            )  # fmt: skip
 
     def check_world(self, world: int) -> None:
         """Refuse a number of processes that the sizes do not multiply to."""

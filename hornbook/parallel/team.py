@@ -70,6 +70,22 @@ class Team:
 
         return watched(rank(), self.sizes.world)
 
+    def check(self, model: TransformerModel, rows: int) -> None:
+        """Refuse rows of a batch, and a model of shapes only, that cannot be cut by the sizes; nothing is left of the model."""
+        self.sizes.check_rows(rows)
+        if self.sizes.world == 1:
+            return
+        from hornbook.parallel.expert import check_expert
+        from hornbook.parallel.pipeline import cut
+        from hornbook.parallel.tensor import check_tensor
+
+        if self.sizes.tensor > 1:
+            check_tensor(model, self.sizes.tensor)
+        if self.sizes.expert > 1:
+            check_expert(model, self.sizes.expert)
+        if self.sizes.pipeline > 1:
+            cut(model, 0, self.sizes.pipeline)
+
     def spread(self, model: TransformerModel) -> None:
         """Make a whole model, which is the same on every process, this process's part of it."""
         if self.mesh is None:

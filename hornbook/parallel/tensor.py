@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from torch.distributed.tensor.parallel import ParallelStyle, RowwiseParallel, parallelize_module
 
 from hornbook.errors import UserError
+from hornbook.families import spelled
 from hornbook.model.attention import AttentionLayer, Whole
 from hornbook.model.bias import ALiBiLayer, BucketBiasLayer
 from hornbook.model.block import ParallelLayer, ResidualLayer, TowerLayer
@@ -45,9 +46,10 @@ def tensor_parallel(model: Tied, mesh: DeviceMesh, sequence: bool = False) -> No
     """Cut `model`, which every rank of the 1-D `mesh` holds whole and alike. A size that does not divide is a `UserError`.
 
     Ranks must draw the same random numbers: dropout of whole tensors drops the same values everywhere, and what a rank has alone
-    (its heads, its hidden channels, its positions) gets draws of its own. With `sequence` the positions of a batch must divide too.
+    (its heads, its hidden channels, its positions) gets draws of its own. With `sequence` the positions of a batch that is
+    learned from must divide too.
     """
-    _check(model, mesh.size())
+    check_tensor(model, mesh.size())
     within = {id(part) for moe in model.modules() if isinstance(moe, MoELayer) and moe.shared for part in moe.shared.modules()}
     for layer in list(model.modules()):
         if isinstance(layer, AttentionLayer | MLPLayer | MoELayer):
@@ -172,9 +174,9 @@ class CutOp(ParallelStyle):
         if _drops(module):
             wrap(module, partial(_own_draws, module, mesh))
         if self.apart:
-            split = self.sequence
-            module.register_forward_pre_hook(lambda _, given: (entered(given[0], mesh, split), *given[1:]))
-            module.register_forward_hook(lambda _, given, y: summed(y, mesh, split))
+            cuts = self.sequence
+            module.register_forward_pre_hook(lambda _, given: (entered(given[0], mesh, cuts and _learns()), *given[1:]))
+            module.register_forward_hook(lambda _, given, y: summed(y, mesh, cuts and _learns()))
         return module
 
 
@@ -256,9 +258,11 @@ class Between(ParallelStyle):
 
         module.register_forward_pre_hook(enter_memory)
         if self.sequence and len(module.blocks):
-            module.blocks[0].register_forward_pre_hook(lambda _, given: (_split(given[0], mesh), *given[1:]))
+            module.blocks[0].register_forward_pre_hook(lambda _, given: (_split(given[0], mesh), *given[1:]) if _learns() else None)
             # A copy, for torch's FSDP warns of a module that returns a view.
-            module.norm.register_forward_hook(lambda _, given, y: moved(y, mesh, Shard(1), Replicate()).clone())
+            module.norm.register_forward_hook(
+                lambda _, given, y: moved(y, mesh, Shard(1), Replicate()).clone() if _learns() else None
+            )
             for part in module.modules():
                 if isinstance(part, ResidualLayer):
                     if _drops(part):
@@ -268,6 +272,11 @@ class Between(ParallelStyle):
                     parallelize_module(part, mesh, dict.fromkeys(("attn_norm", "ffn_norm"), PER_RANK))
             parallelize_module(module.norm, mesh, PER_RANK)
         return module
+
+
+def _learns() -> bool:
+    """Positions are split for what the backward pass would keep; without one, rows may have any length, as in generation."""
+    return torch.is_grad_enabled()
 
 
 def _split(x: Tensor, mesh: DeviceMesh) -> Tensor:
@@ -289,7 +298,7 @@ def _drops(layer: nn.Module) -> bool:
 
 def _own_draws(layer: nn.Module, mesh: DeviceMesh, forward: Callable[..., Any], x: Tensor, *given: Any) -> Any:
     """What a rank has alone is dropped by its own draws: they begin from one that the ranks share, and end with the call."""
-    if not layer.training:
+    if not layer.training or (isinstance(layer, ResidualLayer) and not _learns()):  # which then has what every rank has
         return forward(x, *given)
     seed = int(torch.randint(2**62, ()))
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
@@ -300,14 +309,16 @@ def _own_draws(layer: nn.Module, mesh: DeviceMesh, forward: Callable[..., Any], 
 # --- what is refused ------------------------------------------------------------------------------------------------------
 
 
-def _check(model: nn.Module, ranks: int) -> None:
+def check_tensor(model: nn.Module, ranks: int) -> None:
+    """Refuse a model, of which shapes are enough, that cannot be cut for so many ranks."""
+    config = getattr(model, "config", {})
     for name, layer in model.named_modules():
         for field, size in _sizes(layer).items():
             if size % ranks:
                 raise UserError(
                     f"{field} must be a multiple of parallel.tensor: {field}={size}, tensor={ranks}", where=name,
                     why="every rank holds as many heads, hidden channels and words of the vocabulary",
-                    fix=f"set parallel.tensor to {gcd(size, ranks)}, or {field} to {-(-size // ranks) * ranks}",
+                    fix=f"set parallel.tensor to {gcd(size, ranks)}, or {spelled(config, field)} to {-(-size // ranks) * ranks}",
                 )  # fmt: skip
 
 

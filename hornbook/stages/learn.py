@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, islice
@@ -34,7 +35,7 @@ from hornbook.stages.keep import METRICS, begun, kept, lineage, sources
 from hornbook.stages.settings import HELD_OUT, Recipe, SftRecipe, learned, usual
 from hornbook.stages.tokens import lengths, masking
 from hornbook.stages.track import check_tracker
-from hornbook.stages.train import Stage, keep_model, train
+from hornbook.stages.train import Stage, check, keep_model, train
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import document as document_ids
 from hornbook.text.chat import edges
@@ -64,11 +65,17 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
     return config
 
 
-def check_model(recipe: Recipe) -> None:
-    """Refuse, before any work is done, a `[model]` that cannot be built or is too short for the rows, or an absent tracker."""
+def check_model(recipe: Recipe) -> TransformerModel:
+    """The recipe's model, of shapes only. Refuse, before any work is done, a `[model]` that cannot be built or is too short for the
+    rows, or an absent tracker.
+    """
     check_tracker(recipe.track)
+    # A ready vocabulary's size is not known yet: here it is one that can be cut.
+    multiple = math.lcm(recipe.vocab_multiple, recipe.parallel.tensor if recipe.tokenizer else 1)
+    vocab = recipe.model.get("vocab_size", recipe.vocab)
     with shapes_only():
-        model = families.build({"vocab_size": recipe.vocab, **recipe.model}, "[model]")
+        whole = vocab + -vocab % multiple if isinstance(vocab, int) else vocab
+        model = families.build({**recipe.model, "vocab_size": whole}, "[model]")
     if recipe.objective == "causal":
         families.decoder(model, "[model]")
     elif not isinstance(model.spec.head, MLMHead):
@@ -83,6 +90,7 @@ def check_model(recipe: Recipe) -> None:
             why="it does not say how many it reads" if limit is None else f"it reads at most {limit}",
             fix=f"set max_position_embeddings (GPT-2: n_positions) to {recipe.context} or more, or lower context",
         )  # fmt: skip
+    return model
 
 
 def pretrain(
@@ -154,6 +162,7 @@ def sft(
         return folder
     inputs = from_first(lambda: begun(run, "sft", inputs, usual(recipe))) or inputs
     model = families.decoder(load_model(base), str(base)).to(team.device)
+    check(model, recipe, team, run / "checkpoints" / "sft")
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
     conversations = saved_documents(corpus, "conversations")
     # Of the text no more than is wanted: it may be larger than memory.

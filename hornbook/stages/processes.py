@@ -23,11 +23,7 @@ def processes(
 
     build: the model on the meta device, a new one with each call; without it `parameters` is all that is known.
     """
-    if rows % sizes.parts:
-        raise UserError(
-            f"rows must be a multiple of the parts of a batch: {rows} rows, {sizes.parts} parts", where="--rows",
-            why=f"data {sizes.data} x expert {sizes.expert}", fix=f"set rows to {-(-rows // sizes.parts) * sizes.parts}",
-        )  # fmt: skip
+    sizes.check_rows(rows)
     if build is None:
         if sizes.world != sizes.data:
             raise UserError(

@@ -32,6 +32,7 @@ from hornbook.stages.measure import tokens_per_second
 from hornbook.stages.report import record_of, write_report
 from hornbook.stages.settings import Quickstart, Recipe, SftRecipe
 from hornbook.stages.tokens import compiling, make_shards, train_tokenizer
+from hornbook.stages.train import check
 from hornbook.stages.voice import Voice
 from hornbook.text.tokenizer import Tokenizer
 
@@ -122,7 +123,8 @@ def settled(settings: Quickstart, device: Any, voice: Voice, command: str) -> di
 
     size = settle(settings.minutes, settings.data, speed, settings.depth, settings.vocab, settings.steps)
     plan = _plan(settings, asked, size, device, command)
-    check_model(from_dict(Recipe, plan["recipe"], path))
+    recipe = from_dict(Recipe, plan["recipe"], path)
+    check(check_model(recipe), recipe, Team(device=device), settings.out / "checkpoints" / "pretrain")
     write_json(path, plan)
     write_text(settings.out / "recipe.toml", to_toml(plan["recipe"]))
     voice.end(f"{plan['recipe']['steps']} steps of pretraining, then {plan['sft']['steps']} of fine-tuning")

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hornbook.errors import UserError
+from hornbook.files import MANIFEST
 from hornbook.parallel.team import Team, join
 from hornbook.ranks import choose_device, from_first, patient_group
 from hornbook.stages.corpus import make_corpus, make_mixture
@@ -14,6 +15,7 @@ from hornbook.stages.keep import begun, run_folder, sources
 from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.settings import Recipe, SftRecipe, learned, usual
 from hornbook.stages.tokens import make_shards, ready_tokenizer, train_tokenizer
+from hornbook.stages.train import check
 from hornbook.stages.voice import Voice
 from hornbook.text.chat import MASK, SPECIALS
 from hornbook.text.tokenizer import Tokenizer
@@ -22,7 +24,9 @@ from hornbook.text.tokenizer import Tokenizer
 def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     """Corpus, tokenizer, shards and model in `recipe.out`; returns the model's folder."""
     out, team = Path(recipe.out), _team(recipe, voice)
-    check_model(recipe)
+    shape = check_model(recipe)
+    if not (out / "pretrained" / MANIFEST).exists():  # what is finished needs nothing
+        check(shape, recipe, team, out / "checkpoints" / "pretrain")
     with held_by_first(out):
         from_first(lambda: begun(out, "pretrain", learned(recipe), usual(recipe)))
         from_first(lambda: prepared(recipe, voice) and None, patient_group("waiting"))  # a tokenizer is no JSON value

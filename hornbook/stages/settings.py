@@ -14,6 +14,8 @@ from hornbook.parallel.sizes import Parallel
 
 SMALLEST_SHARE = 1 / 1024  # one sample in a block of a mixture
 HELD_OUT_BYTES, HELD_OUT = 150_000, 40  # of text, and the documents that a look at it reads
+LARGEST_SEED = 2**63 - 1  # that torch and numpy both take
+MOST_WORKERS = 64
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Tracker = Literal["", "tensorboard", "trackio", "wandb"]
 Decay = Literal["linear", "cosine", "wsd", "wsd_sqrt", "constant", "inverse_sqrt"]
@@ -67,7 +69,7 @@ class Learning:
     decay: Decay = "linear"
     decay_steps: int | None = None
     clip: float = 1.0
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     recompute: Literal["none", "blocks", "selective"] = "none"
     attention_dropout: Literal["weights", "keys"] = "weights"
     attention: Literal["sdpa", "flex"] = "sdpa"
@@ -91,9 +93,15 @@ class Learning:
         for name in ("learning_rate", "embedding_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
-        for name in ("warmup", "monitor", "ramp", "workers", "keep_every"):
-            if getattr(self, name) < 0:
+        for name in ("warmup", "monitor", "ramp", "save_seconds", "keep_every"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0: {getattr(self, name)}")
+        for name in ("sigmas", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite: {getattr(self, name)}")
+        for name, most in (("seed", LARGEST_SEED), ("workers", MOST_WORKERS)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be from 0 to {most}: {getattr(self, name)}")
         for name, known in (
             ("attention", ("sdpa", "flex")),
             ("kernels", ("torch", "triton")),
@@ -164,6 +172,8 @@ class Recipe(Learning):
             raise ValueError(f"init_std must be above 0: {self.init_std}")
         if not self.z_loss >= 0:
             raise ValueError(f"z_loss must be at least 0: {self.z_loss}")
+        if self.parallel.sequence and self.context % self.parallel.tensor:
+            raise ValueError(f"context must be a multiple of parallel.tensor with parallel.sequence: {self.context}")
         if self.mixture and self.data != "town":
             raise ValueError(f"data must be left out where there is a mixture: {self.data!r}")
         for name, weight in self.mixture.items():

@@ -18,14 +18,14 @@ from hornbook.config import to_toml
 from hornbook.data.audio import HOP, Variation
 from hornbook.data.recordings import Recording, SpeechRows, read_recordings, spelled_ids
 from hornbook.errors import UserError, near
-from hornbook.files import append_line, digest, sha256, write_json, write_text, written_folder
+from hornbook.files import MANIFEST, append_line, digest, sha256, write_json, write_text, written_folder
 from hornbook.generation.ctc import prefix_beam
 from hornbook.model import TransformerModel, Undrawn, initialize
 from hornbook.parallel.team import Team
 from hornbook.ranks import choose_device
 from hornbook.stages.keep import METRICS, begun, kept, run_folder
 from hornbook.stages.settings import SpeechRecipe, learned, usual
-from hornbook.stages.train import Stage, train
+from hornbook.stages.train import Stage, check, train
 from hornbook.stages.voice import Voice
 from hornbook.train.ctc import ctc, ctc_loss
 
@@ -73,6 +73,8 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
         )
     with Undrawn():
         model = families.build(config, "[model]")
+    if not (out / "model" / MANIFEST).exists():  # what is finished needs nothing
+        check(model, recipe, Team(device=device), out / "checkpoints" / "speech")
     variation = Variation(**{each.name: getattr(recipe, each.name) for each in fields(Variation)})
     rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed, recipe.trim, recipe.pace)
     unheard = SpeechRows(held_out, letters, recipe.rate, config["num_mel_bins"], trim=recipe.trim, pace=recipe.pace)

@@ -16,11 +16,12 @@ from hornbook.adapt.fp8 import use_fp8
 from hornbook.adapt.kernels import fitting, use_kernels
 from hornbook.adapt.recompute import recompute
 from hornbook.batch import Batch
+from hornbook.checkpoint.saver import check_room, most_states
 from hornbook.checkpoint.state import load_weights, newest_state
 from hornbook.data.batches import Batches, Rows
 from hornbook.errors import UserError
 from hornbook.files import append_line, digest, write_json
-from hornbook.model import TransformerModel, Undrawn
+from hornbook.model import TransformerModel, Undrawn, shapes_only
 from hornbook.optim.build import build_optimizer
 from hornbook.optim.masters import Masters
 from hornbook.optim.schedule import batch_ramp, warmup_decay
@@ -58,6 +59,19 @@ class Stage:
     describe: Callable[[Batch], list[str]] | None = None
 
 
+def check(model: TransformerModel, recipe: Learning, team: Team, folder: Path) -> None:
+    """Refuse, before any work is done, what `train` would refuse of this model, of which its shape is enough."""
+    choose_precision(recipe.precision, team.device)
+    _check_alone(recipe, team)
+    allow_tf32(recipe.tf32, team.device)
+    check_room(folder, model, most_states(recipe.steps, _points(recipe), recipe.keep_every, recipe.keep_best))
+    with shapes_only():
+        shape = model.spec.build()
+    shape.config = model.config
+    switch(shape, recipe, ignore, team.device)
+    team.check(shape, recipe.rows)
+
+
 def train(
     model: TransformerModel, rows: Rows, recipe: Learning, objective: Objective, stage: Stage, hooks: Sequence[Hook] = (),
     draw: Callable[[], Any] = ignore,
@@ -86,7 +100,7 @@ def train(
         clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
         peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
         folder=folder, found=found, save_seconds=recipe.save_seconds,
-        save_every=max(1, recipe.steps // ROLLBACK_POINTS), keep_every=recipe.keep_every,
+        save_every=_points(recipe), keep_every=recipe.keep_every,
         keep_best="held_out_loss" if recipe.keep_best else "", log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // recipe.looks), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
         look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
@@ -105,20 +119,24 @@ def train(
         stage.voice.say(f"compiling took {compile_seconds():.0f} s")
 
 
-def switch(model: TransformerModel, recipe: Learning, say: Callable[[str], Any]) -> None:
-    """Change how the built model computes, as the recipe says."""
+def _points(recipe: Learning) -> int:
+    return max(1, recipe.steps // ROLLBACK_POINTS)
+
+
+def switch(model: TransformerModel, recipe: Learning, say: Callable[[str], Any], device: torch.device | None = None) -> None:
+    """Change how the built model computes, as the recipe says. device: where it will be, if it is not there yet."""
     attention_dropout(model, recipe.attention_dropout)
     if recipe.kernels == "triton":
         names = [name for name in fitting(model) if name != "attention" or recipe.attention != "flex"]
-        use_kernels(model, names)
+        use_kernels(model, names, device)
         say(f"kernels: {', '.join(names)}")
     if recipe.attention == "flex":
-        use_flex(model)
+        use_flex(model, device)
     if recipe.precision == "fp8":
         say("fp8: {} of {} matrices of blocks; the others' sizes are no multiples of 16".format(*use_fp8(model)))
     recompute(model, recipe.recompute)
     if recipe.compile:
-        compile_blocks(model)
+        compile_blocks(model, device=device)
 
 
 def _check_alone(recipe: Learning, team: Team) -> None:

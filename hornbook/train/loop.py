@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hornbook.adapt.tied import one_gradient
 from hornbook.batch import Batch, Loss
-from hornbook.checkpoint.saver import Best, Saver, check_room
+from hornbook.checkpoint.saver import Best, Saver, check_room, most_states
 from hornbook.checkpoint.state import Keep, Saved, newest_state, random_numbers, restore, set_random_numbers, snapshot
 from hornbook.data.batches import moved
 from hornbook.errors import Interrupted, UserError
@@ -98,12 +98,6 @@ class Run:
     log: LOG = field(default=ignore)
     say: Callable[[str], None] = field(default=ignore)
     team: Team = field(default_factory=Team)
-
-    @property
-    def states(self) -> int:
-        """So many lie in `folder` at once, at most: the newest two, one that is being written, and those that are kept."""
-        kept = bool(self.save_every) + bool(self.keep_best) + (self.steps // self.keep_every if self.keep_every else 0)
-        return min(3 + kept, self.steps)
 
 
 class Unlearnable(UserError, Ended):
@@ -287,7 +281,7 @@ def _restored(
     model: TransformerModel, batches: BatchSource, optimizer: Optimizers, parts: Parts, run: Run
 ) -> TrainState:  # fmt: skip
     if run.folder:
-        check_room(run.folder, model, run.states)
+        check_room(run.folder, model, most_states(run.steps, run.save_every, run.keep_every, bool(run.keep_best)))
     found = run.found
     if found == "the newest":
         found = newest_state(run.folder, run.say) if run.folder else None

@@ -4,19 +4,55 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 import hornbook
-from hornbook.cli.console import Plain, clock, figures_line
-from hornbook.cli.main import VERBS, run
+from hornbook.cli.console import Plain, again, clock, figures_line
+from hornbook.cli.main import ALONE, VERBS, run
+from hornbook.cli.try_out import TryOut
+from hornbook.parallel.team import PATIENCE
 
 Command = Callable[..., Any]
+
+
+def test_a_rank_tells_what_it_met_alone_when_the_others_had_time_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that torchrun ends meanwhile, since the first has said the same, tells nothing: see test_torchrun.py."""
+    waited = list[float]()
+    monkeypatch.setattr(time, "sleep", waited.append)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # put back afterwards
+    monkeypatch.setenv("RANK", "1")
+    assert run(["pretrain", "absent.toml"]) == 2 and waited == [ALONE] and PATIENCE > ALONE
+    monkeypatch.undo()
+    assert "Rank 1: Error: no such recipe: absent.toml\n" in capsys.readouterr().err
+
+
+def test_the_command_that_continues_is_the_one_that_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "hornbook pretrain r.toml --steps 9"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for called, says in (("/opt/bin/hornbook", "/opt/bin/hornbook"), ("/opt/hornbook/__main__.py", "python -m hornbook")):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert again(command) == f"{says} pretrain r.toml --steps 9"
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert again(command) == "torchrun --nproc-per-node 2 -m hornbook pretrain r.toml --steps 9"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert again(command) == "the same torchrun command"
+
+
+def test_the_help_of_try_names_all_that_can_be_tried() -> None:
+    choices = get_args(get_args(get_type_hints(TryOut, include_extras=True)["what"])[0])
+    assert len(choices) > 2 and [what for what in choices if what not in VERBS["try"]] == []
 
 
 def test_help_names_every_verb_and_the_version(command: Command) -> None:

@@ -125,7 +125,7 @@ def test_one_of_several_processes(here: Path, command: Command, refused: Refused
     first, last = record["stages"]
     assert first["sent_per_step"]["total"] == last["sent_per_step"]["total"] == 4 * (16 * 256 * 768 + 50257 * 768)
     assert "has no layers" in refused("plan", "7B", "--parallel.tensor", 2)
-    assert "set rows to 24" in refused("plan", "7B", "--parallel.data", 3, "--rows", 22)
+    assert "set rows to 21 or 24" in refused("plan", "7B", "--parallel.data", 3, "--rows", 22)
     assert "and there is one" in refused("plan", "7B", "--parallel.zero", 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,6 +92,7 @@ def test_two_processes_give_one_process_rows_and_one_goes_on_where_two_were_stop
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[1]
     assert time.monotonic() - asked < 30 and "Stopped and saved" in said
+    assert f"Continue with: torchrun --nproc-per-node 2 -m hornbook pretrain {recipe} --out {out} {shlex.join(COPIES)}\n" in said
     assert 10 <= rows(out)[-1]["step"] < 40
     assert "continuing pretrain at step" in finished(started(recipe, out, 1))
     ours, theirs = rows(alone), rows(out)
@@ -151,6 +153,17 @@ def test_what_cannot_be_run_is_refused_at_once(recipe: Path) -> None:
     assert "need 2 processes, and there are 1" in said and "torchrun --nproc-per-node 2" in said
     said = finished(started(recipe, recipe.parent / "refused", 1, "--parallel.zero", "1"), code=2)
     assert "zero=1, data=1" in said
+
+
+def test_what_all_ranks_refuse_is_told_once_and_before_any_work(recipe: Path) -> None:
+    """As they read the command line, and when they know each other."""
+    for flags, says in (
+        (["--parallel.zero", "3"], "set parallel.data to 2 or more, or parallel.zero to 0"),
+        (["--parallel.tensor", "2"], "kv_heads must be a multiple of parallel.tensor: kv_heads=1, tensor=2"),
+    ):
+        said = finished(started(recipe, recipe.parent / "refused", 2, *flags), code=1)
+        assert says in said and said.count("Error: ") - said.count("ChildFailedError: ") == 1 == said.count("Fix:   "), said
+        assert not (recipe.parent / "refused").exists()
 
 
 @pytest.mark.slow  # tests/parallel/test_stopped.py shows it sooner, without the command

@@ -152,6 +152,14 @@ def dropped(rank: int, config: dict[str, Any], sequence: bool) -> tuple[float, T
     return apart(*(total.detach() for total in totals)), next(iter(gradients(models[1]).values())), places
 
 
+def read(rank: int, config: dict[str, Any]) -> float:
+    """How far the logits of five positions, for which nobody asks gradients, are from the whole model's."""
+    one = perturbed(config, torch.float64).eval()
+    cut, ids = cut_of(one, True), torch.randint(3, 100, (2, 5), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return apart(one(ids), cut(ids))
+
+
 def refusal(rank: int, config: dict[str, Any], sequence: bool, length: int) -> str:
     model = build_any(config)
     try:
@@ -274,6 +282,12 @@ def test_parts_are_dropped_by_draws_of_their_own(sequence: bool) -> None:
     assert grad.equal(other_grad), "the ranks go on with one model"
     for mask, other in zip(places, other_places, strict=True):
         assert 0.2 < mask.double().mean() < 0.4 and 0.35 < (mask ^ other).double().mean() < 0.5  # 2 * 0.3 * 0.7
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rows_of_any_length_are_read_where_positions_are_split_to_learn(family: str) -> None:
+    """Held-out text and samples, at which a run looks."""
+    assert max(ranks(2).run(read, small_config(family, vocab_size=100))) < 1e-10
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -290,8 +291,46 @@ def test_switches_that_contradict_or_are_not_there_are_refused(tmp_path: Path) -
         ({"precision": "fp8"}, "precision fp8 is not there"),
         ({"kernels": "triton"}, "kernels = 'triton' needs a CUDA device"),
     ):  # fmt: skip
+        given, out = replace(recipe(data, tmp_path / "run"), **settings), tmp_path / "run"  # type: ignore[arg-type]
         with pytest.raises(UserError, match=message):
-            pretrain_run(replace(recipe(data, tmp_path / "run"), **settings), Silent(), "")  # type: ignore[arg-type]
+            pretrain_run(given, Silent(), "")
+        with pytest.raises(UserError, match=message):
+            pretrain_run(replace(given, model=BERT, objective="masked"), Silent(), "")
+        assert not out.exists(), "before any work is done"
+
+
+def test_a_full_disk_is_found_before_the_corpus_is_made_and_matters_to_no_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, usage = tmp_path / "prose.txt", shutil.disk_usage(tmp_path)
+    data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
+    given = recipe(data, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+        with pytest.raises(UserError, match="the disk is too full for the states of this run"):
+            pretrain_run(given, Silent(), "")
+    assert not (tmp_path / "run").exists()
+    made = pretrain_run(given, Silent(), "")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    assert pretrain_run(given, Silent(), "") == made
+
+
+def test_sft_looks_at_its_switches_before_it_reads_conversations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "prose.txt"
+    data.write_text("\n".join(sentences(400, 6)), encoding="utf-8")
+    pretrain_run(recipe(data, tmp_path / "run"), Silent(), "")
+    monkeypatch.setattr(learn, "saved_documents", lambda *_: pytest.fail("read"))
+    with pytest.raises(UserError, match="kernels = 'triton' needs a CUDA device"):
+        sft_run(SftRecipe(base=str(tmp_path / "run"), steps=2, rows=2, warmup=1, kernels="triton"), Silent(), "")
+
+
+def test_a_vocabulary_that_is_made_whole_or_not_known_yet_is_not_refused(tmp_path: Path) -> None:
+    """vocab_multiple rounds it as the run will, and a ready tokenizer has rows of its own."""
+    good = replace(recipe(tmp_path, tmp_path / "run"), vocab=301, parallel=Parallel(tensor=4))
+    assert check_model(good).spec.stem.vocab == 301
+    assert check_model(replace(good, vocab_multiple=8)).spec.stem.vocab == 304
+    assert check_model(replace(good, vocab_multiple=8, model=LLAMA | {"vocab_size": 305})).spec.stem.vocab == 312
+    assert check_model(replace(good, tokenizer="gpt2")).spec.stem.vocab % 4 == 0
 
 
 @pytest.mark.parametrize("sizes", [Parallel(tensor=2), Parallel(pipeline=2), Parallel(data=2, tensor=2), Parallel(data=2)])
@@ -401,5 +440,5 @@ def test_a_run_is_looked_into_as_often_as_its_recipe_says(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("name", "value"), [("monitor", -1), ("z_loss", -0.1), ("ramp", -1), ("workers", -1)])
 def test_a_look_or_a_weight_below_nothing_is_refused(name: str, value: float, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least 0"):
+    with pytest.raises(ValueError, match=f"{name} must be (at least|from) 0"):
         replace(recipe(tmp_path, tmp_path), **{name: value})

@@ -131,6 +131,7 @@ def test_a_step_that_is_left_out_is_taken_again(tones: Path, tmp_path: Path, mon
     [
         ({"held_out": "midle"}, "did you mean 'middle'"), ({"held_out": ""}, "known: high, low, middle"),
         ({"folder": "nowhere"}, "nowhere"), ({"model": {**MODEL, "max_source_positions": 3}}, "max_source_positions"),
+        ({"kernels": "triton"}, "needs a CUDA device"),
         ({"model": {"model_type": "speech_ctc"}}, "d_model"), ({"model": {"model_type": "llama"}}, "speech_ctc"),
     ],
 )  # fmt: skip

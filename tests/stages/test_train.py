@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,9 +12,12 @@ import torch
 
 from hornbook.adapt import flex
 from hornbook.errors import UserError
+from hornbook.families import build
+from hornbook.model import shapes_only
 from hornbook.parallel.sizes import Parallel
+from hornbook.parallel.team import Team
 from hornbook.stages.settings import Learning
-from hornbook.stages.train import _check_alone, switch
+from hornbook.stages.train import _check_alone, check, switch
 from hornbook.train.objective import causal_lm
 from tests.reference.interpreted import kernels_on
 from tests.reference.tiny import GPT2, LLAMA, random_batch, tiny_model
@@ -58,6 +63,29 @@ def test_attention_is_flex_where_both_are_asked_for(interpreted: None, monkeypat
 def test_eight_bits_are_said() -> None:
     plain, (found, said, _) = switched(LLAMA)[0], switched(LLAMA, precision="fp8")
     assert said == ["fp8: 4 of 14 matrices of blocks; the others' sizes are no multiples of 16"] and found == plain  # 9 tokens
+
+
+@pytest.mark.parametrize(
+    ("sizes", "config", "says"),
+    [
+        ({"data": 2}, LLAMA, "of parallel.data: 3 rows, 2 parts(?s:.*)Where: rows, parallel.data\n.*\nFix: .* 2 or 4"),
+        ({"data": 2, "expert": 2}, LLAMA, "rows must be a multiple of parallel.data x parallel.expert: 3 rows(?s:.*)rows to 4$"),
+        ({"tensor": 2}, {**GPT2, "vocab_size": 60, "n_head": 1}, "heads=1, tensor=2(?s:.*)Fix: .* or heads \\(n_head\\) to 2"),
+        ({"tensor": 2}, {**LLAMA, "vocab_size": 60, "num_key_value_heads": 1}, "or kv_heads \\(num_key_value_heads\\) to 2"),
+        ({"pipeline": 9}, LLAMA, "parallel.pipeline must be at most the model's layers: 9 stages"),
+        ({"expert": 3}, LLAMA, "parallel.expert needs a mixture of experts"),
+    ],
+)  # fmt: skip
+def test_sizes_that_cannot_cut_the_run_are_found_by_shapes_alone(
+    sizes: dict[str, Any], config: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with shapes_only():
+        model = build(config)
+    team = SimpleNamespace(sizes=Parallel(**sizes), device=torch.device("cpu"))
+    team.check = lambda *given: Team.check(cast("Any", team), *given)
+    with pytest.raises(UserError, match=says):
+        check(model, Learning(rows=3), cast("Any", team), tmp_path)
+    check(model, Learning(rows=3), Team(), tmp_path)
 
 
 @pytest.mark.parametrize(
