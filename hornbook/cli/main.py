@@ -80,8 +80,8 @@ def run(arguments: list[str]) -> int:
     except UserError as error:
         if verbose:
             traceback.print_exc()
-        if not speaks() and not isinstance(error, Lost):  # what all ranks met the first one tells, and torchrun then ends the others:
-            time.sleep(ALONE)  # still here, this one is alone
+        if not speaks() and not isinstance(error, Lost):
+            time.sleep(ALONE)  # what all met the first rank tells, and torchrun then ends the others: still here, this one is alone
         if not isinstance(error, Said):
             print(error.render() if speaks() else f"Rank {os.environ['RANK']}: {error.render()}", file=complaints)
         return 2
