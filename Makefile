@@ -9,12 +9,13 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2
 SHORT := not slow and not soak and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast lint clean
+.PHONY: help quickstart test test-fast test-slow lint clean
 
 help:
 	@echo "make quickstart   raw text to a model that talks, in minutes (options: ARGS=\"--minutes 20\")"
 	@echo "make test         the tests that need neither a network nor a GPU"
 	@echo "make test-fast    the same without whole runs, under 3 minutes"
+	@echo "make test-slow    those that make test leaves out because they take minutes"
 	@echo "make lint         style and types"
 	@echo "make clean        remove what was installed and cached here; runs/ stays"
 
@@ -26,6 +27,9 @@ test: $(VENV)/installed-test
 
 test-fast: $(VENV)/installed-test
 	$(PYTEST) -m "$(SHORT)" --ignore tests/cli --ignore tests/stages $(ARGS)
+
+test-slow: $(VENV)/installed-test
+	$(PYTEST) -m "slow and not soak and not gpu" $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

@@ -82,6 +82,15 @@ def paced(frames_mt: Tensor, length: int) -> Tensor:
     return F.interpolate(frames_mt[None], size=length, mode="linear", align_corners=True)[0]
 
 
+def deltas(frames_mt: Tensor) -> Tensor:
+    """(mels, frames): how each band rises per frame, the slope of the straight line nearest to five frames (Furui 1986).
+
+    Where a sound lies is the speaker's throat too; how it moves is rather what is said. The end frames are repeated.
+    """
+    frames_mt = F.pad(frames_mt[None], (2, 2), mode="replicate")[0]
+    return (frames_mt[:, 3:-1] - frames_mt[:, 1:-3] + 2 * (frames_mt[:, 4:] - frames_mt[:, :-4])) / 10
+
+
 @lru_cache
 def mel_filters(bins: int, mels: int, rate: int) -> Tensor:
     """Weights (mels, bins) of the spectrum's bins: triangles whose feet are the neighbours' peaks, each of area 1 over Hz."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hornbook.batch import IGNORE, Batch
-from hornbook.data.audio import HOP, Variation, log_mel, paced, read_wav, resampled, trimmed
+from hornbook.data.audio import HOP, Variation, deltas, log_mel, paced, read_wav, resampled, trimmed
 from hornbook.errors import UserError
 
 ROOM = 1.0  # four powers of ten: what is quieter than the loudest by more is the room and the microphone, not the voice
@@ -73,14 +73,16 @@ class SpeechRows:
     letters    the alphabet: letter i has the id i + 1, and 0 is CTC's blank; a letter that is not in it cannot be learned from
     trim       decibels: what is quieter than the loudest frame by more is cut off at both ends; 0: nothing is
     pace       frames that every recording is brought to, give or take the variation of speed; 0: as many as it has
+    deltas     behind the bands, as many slopes of them, also of deviation 1: frames are (B, 2 mels, S)
     """
 
     def __init__(
         self, recordings: Sequence[Recording], letters: str, rate: int, mels: int, variation: Variation | None = None,
-        seed: int = 0, trim: float = 0.0, pace: int = 0,
+        seed: int = 0, trim: float = 0.0, pace: int = 0, deltas: bool = False,
     ):  # fmt: skip
         self.texts = [recording.text for recording in recordings]
         self.letters, self.rate, self.mels, self.variation, self.seed, self.pace = letters, rate, mels, variation, seed, pace
+        self.deltas = deltas
         self.samples = [self._at_rate(*read_wav(recording.file)) for recording in recordings]
         if trim:
             self.samples = [trimmed(samples, rate, mels, trim) for samples in self.samples]
@@ -109,7 +111,7 @@ class SpeechRows:
         return samples if rate == self.rate else resampled(samples, self.rate / rate)
 
     def frames(self, sample: int, epoch: int) -> Tensor:
-        """(S, mels) of one recording, varied as in that epoch where there is a variation."""
+        """(S, mels or twice as many) of one recording, varied as in that epoch where there is a variation."""
         dice, samples = np.random.Generator(np.random.PCG64([self.seed, epoch, sample])), self.samples[sample]
         if self.variation is not None:
             samples = self.variation.sound(samples, self.rate, dice)
@@ -120,7 +122,8 @@ class SpeechRows:
             frames_mt = paced(frames_mt, round(self.pace * (1 + dice.uniform(-speed, speed))))
         if self.variation is not None:
             frames_mt = self.variation.frames(frames_mt, dice)
-        return ((frames_mt - frames_mt.mean()) / frames_mt.std().clamp(min=1e-3)).mT  # however loud the recording is
+        parts = [frames_mt - frames_mt.mean(), *([deltas(frames_mt)] if self.deltas else [])]
+        return torch.cat([part / part.std().clamp(min=1e-3) for part in parts]).mT  # however loud the recording is
 
 
 def spelled_ids(text: str, letters: str) -> Tensor:

@@ -33,6 +33,7 @@ def weights(config: Config) -> Table:
 def spec(config: Config) -> Transformer:
     architecture(config, ARCHITECTURES)
     dim, heads, norm, dropout = config["d_model"], config["encoder_attention_heads"], LayerNorm(), config.get("dropout", 0.0)
+    mels = config["num_mel_bins"] * (2 if config.get("deltas") else 1)
     attention = Attention(
         heads=heads, head_dim=dim // heads, causal=False, qkv_bias=True, k_bias=False, out_bias=True,
         dropout=config.get("attention_dropout", 0.0),
@@ -40,7 +41,7 @@ def spec(config: Config) -> Transformer:
     ffn = MLP(config["encoder_ffn_dim"], act(config["activation_function"]), dropout=config.get("activation_dropout", 0.0))
     block = Block(attn=Residual(attention, pre=norm, dropout=dropout), ffn=Residual(ffn, pre=norm, dropout=dropout))
     return Transformer(
-        stem=FrameStem(mels=config["num_mel_bins"], positions=config["max_source_positions"], dropout=dropout),
+        stem=FrameStem(mels=mels, positions=config["max_source_positions"], dropout=dropout),
         tower=Tower(dim, (block,) * config["encoder_layers"], norm),
         head=LMHead(vocab=config["vocab_size"], bias=True),
     )

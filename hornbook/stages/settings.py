@@ -220,6 +220,7 @@ class SpeechRecipe(Learning):
     spelling: the text of a label. rate: samples per second that every recording is brought to.
     trim: the ends of a recording that are quieter than its loudest frame by more decibels are cut off; 0: nothing is.
     pace: frames (10 ms) that every recording is stretched to, for words that are said alone, fast or slow; 0: none is.
+    deltas: a frame also holds how each band rises or falls there.
     speed, shift, noise, warp, tilt, masks, masked_mels, masked_frames: how far a recording may be varied each time, see
     `hornbook/data/audio.py`.
     """
@@ -232,6 +233,7 @@ class SpeechRecipe(Learning):
     rate: int = 8000
     trim: float = 0.0
     pace: int = 0
+    deltas: bool = False
     speed: float = 0.0
     shift: float = 0.0
     noise: float = 0.0

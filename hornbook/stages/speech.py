@@ -65,7 +65,7 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
     letters = "".join(sorted({letter for recording in heard for letter in recording.text}))
     config = {
         "architectures": ["SpeechEncoderForCTC"], **recipe.model, "vocab_size": len(letters) + 1, "letters": letters,
-        "sampling_rate": recipe.rate, "trim": recipe.trim, "pace": recipe.pace,
+        "sampling_rate": recipe.rate, "trim": recipe.trim, "pace": recipe.pace, "deltas": recipe.deltas,
     }  # fmt: skip
     if config.get("model_type") != "speech_ctc":
         raise UserError(
@@ -76,8 +76,9 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
     if not (out / "model" / MANIFEST).exists():  # what is finished needs nothing
         check(model, recipe, Team(device=device), out / "checkpoints" / "speech")
     variation = Variation(**{each.name: getattr(recipe, each.name) for each in fields(Variation)})
-    rows = SpeechRows(heard, letters, recipe.rate, config["num_mel_bins"], variation, recipe.seed, recipe.trim, recipe.pace)
-    unheard = SpeechRows(held_out, letters, recipe.rate, config["num_mel_bins"], trim=recipe.trim, pace=recipe.pace)
+    sound: dict[str, Any] = {key: getattr(recipe, key) for key in ("rate", "trim", "pace", "deltas")}
+    rows = SpeechRows(heard, letters, mels=config["num_mel_bins"], variation=variation, seed=recipe.seed, **sound)
+    unheard = SpeechRows(held_out, letters, mels=config["num_mel_bins"], **sound)
     _fits(max(rows.longest(), unheard.longest()), config["max_source_positions"])
     with run_folder(out):
         model = _trained(recipe, model, rows, [sha256(recording.file) for recording in heard], out, device, voice, command)

@@ -13,7 +13,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
-from hornbook.data.audio import Variation, log_mel, mel_filters, paced, read_wav, resampled, trimmed
+from hornbook.data.audio import Variation, deltas, log_mel, mel_filters, paced, read_wav, resampled, trimmed
 from hornbook.errors import DamagedError, UserError
 
 
@@ -158,6 +158,14 @@ def test_another_pace_is_numpys_interpolation(length: int) -> None:
     frames = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
     wanted = np.stack([np.interp(np.linspace(0, 19, length), np.arange(20), row) for row in frames.numpy()])
     torch.testing.assert_close(paced(frames, length), torch.from_numpy(wanted).float(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_deltas_are_the_slopes_of_numpys_straight_lines(length: int) -> None:
+    frames = torch.randn(5, length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    held = np.pad(frames.numpy(), ((0, 0), (2, 2)), mode="edge")
+    wanted = [np.polyfit(np.arange(5), held[:, start : start + 5].T, 1)[0] for start in range(length)]
+    torch.testing.assert_close(deltas(frames), torch.from_numpy(np.stack(wanted, 1)), rtol=0, atol=1e-12)
 
 
 VARIATION = Variation(speed=0.2, shift=0.1, noise=0.3, warp=0.1, tilt=0.1, masks=2)

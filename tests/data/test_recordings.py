@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hornbook.batch import IGNORE
-from hornbook.data.audio import Variation, log_mel, trimmed
+from hornbook.data.audio import Variation, deltas, log_mel, trimmed
 from hornbook.data.batches import Batches
 from hornbook.data.recordings import Recording, SpeechRows, read_recordings
 from hornbook.errors import UserError
@@ -104,6 +104,16 @@ def test_without_a_variation_the_frames_are_the_recordings_alone(tmp_path: Path)
     assert torch.equal(rows.frames(0, 7), rows.frames(0, 0)) and rows.longest() == pytest.approx(0.2, abs=1e-3)
     assert rows.samples[0].shape == rows.samples[1].shape
     assert (rows.samples[0] - rows.samples[1])[50:-50].abs().max() < 5e-3  # the same tone, recorded at another rate
+
+
+def test_deltas_stand_behind_the_bands_as_large_as_these(rows: SpeechRows, tmp_path: Path) -> None:
+    given = [Recording(tmp_path / f"{number}.wav", "a") for number in range(2)]  # two of the fixture's
+    both = SpeechRows(given, LETTERS, 8000, 20, rows.variation, seed=3, deltas=True)
+    for epoch in range(4):
+        bands, slopes = both.frames(1, epoch).split(20, dim=1)
+        torch.testing.assert_close(bands, rows.frames(1, epoch))
+        torch.testing.assert_close(slopes, (found := deltas(bands.mT).mT) / found.std())
+    assert both.take(np.array([0, 1]), 0).tokens_bt.shape[:2] == (2, 40)
 
 
 def test_no_varied_recording_is_longer_than_the_longest(rows: SpeechRows) -> None:

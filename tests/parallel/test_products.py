@@ -1,6 +1,6 @@
 """Every kind of parallelism, and every pair of kinds, on 2 and 4 ranks: the weights of one process after 20 steps of AdamW.
 
-The slow ones are the same pairs in their other settings.
+Muon, which needs whole matrices, for each kind alone and for one pair. The slow ones: the other pairs, and pairs in other settings.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ SETTINGS = [
     Parallel(pipeline=2, tensor=2, sequence=True), Parallel(tensor=2, sequence=True, expert=2),
     Parallel(tensor=2, expert=2, zero=3), Parallel(pipeline=2, expert=2, zero=3),
 ]  # fmt: skip
-SLOW = [pytest.param(sizes, marks=pytest.mark.slow) for sizes in SETTINGS]
+SLOW = [
+    *(pytest.param(sizes, "adamw", marks=pytest.mark.slow) for sizes in SETTINGS),
+    pytest.param(PAIRS[0], "muon", marks=pytest.mark.slow),
+]  # fmt: skip
 
 
 def name_of(sizes: Parallel) -> str:
@@ -50,13 +53,13 @@ def config_for(sizes: Parallel) -> dict[str, Any]:
     return MIXTURE if sizes.expert > 1 else EVEN
 
 
-def rank_trains(rank: int, sizes: Parallel, folder: Path, steps: int) -> list[dict[str, Any]]:
-    return trained(Team(sizes), config_for(sizes), "adamw", folder, steps)[1]
+def rank_trains(rank: int, sizes: Parallel, kind: str, folder: Path, steps: int) -> list[dict[str, Any]]:
+    return trained(Team(sizes), config_for(sizes), kind, folder, steps)[1]
 
 
 @cache
-def one_process(mixture: bool) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    model, rows = trained(Team(), MIXTURE if mixture else EVEN)
+def one_process(mixture: bool, kind: str) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    model, rows = trained(Team(), MIXTURE if mixture else EVEN, kind)
     return weights(model), rows
 
 
@@ -68,10 +71,14 @@ def stored(folder: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
     return weights(model)
 
 
-@pytest.mark.parametrize("sizes", SINGLE + PAIRS + SLOW, ids=name_of)
-def test_the_weights_and_rows_are_one_process(sizes: Parallel, tmp_path: Path) -> None:
-    wanted, rows = one_process(sizes.expert > 1)
-    told = ranks(sizes.world).run(rank_trains, sizes, tmp_path, STEPS)
+@pytest.mark.parametrize(
+    ("sizes", "kind"),
+    [*((sizes, "adamw") for sizes in SINGLE + PAIRS), *((sizes, "muon") for sizes in SINGLE), *SLOW],
+    ids=lambda value: name_of(value) if isinstance(value, Parallel) else value,
+)
+def test_the_weights_and_rows_are_one_process(sizes: Parallel, kind: str, tmp_path: Path) -> None:
+    wanted, rows = one_process(sizes.expert > 1, kind)
+    told = ranks(sizes.world).run(rank_trains, sizes, kind, tmp_path, STEPS)
     assert furthest(stored(tmp_path, config_for(sizes)), wanted) < CLOSE
     for ours, theirs in zip(rows, told[0], strict=True):
         for key in ("step", "tokens", "loss", "bits_per_byte", "grad_norm"):
