@@ -74,7 +74,11 @@ def picture(curves: dict[str, list[dict[str, float]]], out: Path) -> None:
     for axis, name in zip(axes, ("loss", "held_out"), strict=True):
         for kind, points in curves.items():
             shown = [point for point in points if name in point]
-            axis.plot([point["step"] for point in shown], [point[name] for point in shown], label=f"dropout of {kind}")
+            axis.plot(
+                [point["step"] for point in shown],
+                [point[name] for point in shown],
+                label="no dropout" if kind == "none" else f"dropout of {kind}",
+            )
         axis.set_title("training" if name == "loss" else "held-out text")
         axis.set_xlabel("step")
         axis.legend()
