@@ -155,15 +155,18 @@ def test_what_cannot_be_run_is_refused_at_once(recipe: Path) -> None:
     assert "zero=1, data=1" in said
 
 
-def test_what_all_ranks_refuse_is_told_once_and_before_any_work(recipe: Path) -> None:
-    """As they read the command line, and when they know each other."""
-    for flags, says in (
-        (["--parallel.zero", "3"], "set parallel.data to 2 or more, or parallel.zero to 0"),
-        (["--parallel.tensor", "2"], "kv_heads must be a multiple of parallel.tensor: kv_heads=1, tensor=2"),
-    ):
-        said = finished(started(recipe, recipe.parent / "refused", 2, *flags), code=1)
-        assert says in said and said.count("Error: ") - said.count("ChildFailedError: ") == 1 == said.count("Fix:   "), said
-        assert not (recipe.parent / "refused").exists()
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [
+        pytest.param("zero", "3", "set parallel.data to 2 or more, or parallel.zero to 0", marks=pytest.mark.slow),
+        ("tensor", "2", "kv_heads must be a multiple of parallel.tensor: kv_heads=1, tensor=2"),
+    ],
+)
+def test_what_all_ranks_refuse_is_told_once_and_before_any_work(flag: str, value: str, says: str, recipe: Path) -> None:
+    """As they read the command line, or when they know each other."""
+    said = finished(started(recipe, recipe.parent / "refused", 2, f"--parallel.{flag}", value), code=1)
+    assert says in said and said.count("Error: ") - said.count("ChildFailedError: ") == 1 == said.count("Fix:   "), said
+    assert not (recipe.parent / "refused").exists()
 
 
 @pytest.mark.slow  # tests/parallel/test_stopped.py shows it sooner, without the command
