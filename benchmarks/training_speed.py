@@ -21,7 +21,6 @@ PEERS = (
     "hornbook, usual memory",
     "hornbook, compiled",
     "hornbook, dropout of weights",
-    "products alone",
 )
 HEADER = {
     "en": ("tokens per second", "hornbook", *PEERS),
@@ -34,7 +33,6 @@ HEADER = {
         "hornbook，通常的内存",
         "hornbook，编译",
         "hornbook，对权重做 dropout",
-        "只有矩阵乘法",
     ),
 }
 NOTE = {
