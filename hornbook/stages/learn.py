@@ -31,7 +31,7 @@ from hornbook.model import MLMHead, TransformerModel, Undrawn, initialize, shape
 from hornbook.parallel.team import Team
 from hornbook.ranks import from_first
 from hornbook.stages.corpus import each_document, last_documents, saved_documents, saved_rows
-from hornbook.stages.keep import METRICS, begun, kept, lineage, sources
+from hornbook.stages.keep import METRICS, begun, kept, lineage, sources, states
 from hornbook.stages.settings import HELD_OUT, Recipe, SftRecipe, learned, usual
 from hornbook.stages.tokens import lengths, masking
 from hornbook.stages.track import check_tracker
@@ -162,7 +162,7 @@ def sft(
         return folder
     inputs = from_first(lambda: begun(run, "sft", inputs, usual(recipe))) or inputs
     model = families.decoder(load_model(base), str(base)).to(team.device)
-    check(model, recipe, team, run / "checkpoints" / "sft")
+    check(model, recipe, team, states(run, "sft"))
     context = int(model.config.get("max_position_embeddings") or model.config["n_positions"])
     conversations = saved_documents(corpus, "conversations")
     # Of the text no more than is wanted: it may be larger than memory.

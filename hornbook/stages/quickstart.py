@@ -26,7 +26,7 @@ from hornbook.plan.budget import BATCH, DIM_PER_LAYER, OTHER_BATCH, Size, model_
 from hornbook.ranks import choose_device, identity
 from hornbook.stages.corpus import make_corpus
 from hornbook.stages.evaluate import evaluate
-from hornbook.stages.keep import TIMINGS, kept, lineage, run_folder, timed
+from hornbook.stages.keep import TIMINGS, kept, lineage, run_folder, states, timed
 from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.measure import tokens_per_second
 from hornbook.stages.report import record_of, write_report
@@ -124,7 +124,7 @@ def settled(settings: Quickstart, device: Any, voice: Voice, command: str) -> di
     size = settle(settings.minutes, settings.data, speed, settings.depth, settings.vocab, settings.steps)
     plan = _plan(settings, asked, size, device, command)
     recipe = from_dict(Recipe, plan["recipe"], path)
-    check(check_model(recipe), recipe, Team(device=device), settings.out / "checkpoints" / "pretrain")
+    check(check_model(recipe), recipe, Team(device=device), states(settings.out, "pretrain"))
     write_json(path, plan)
     write_text(settings.out / "recipe.toml", to_toml(plan["recipe"]))
     voice.end(f"{plan['recipe']['steps']} steps of pretraining, then {plan['sft']['steps']} of fine-tuning")

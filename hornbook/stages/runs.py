@@ -11,7 +11,7 @@ from hornbook.files import MANIFEST
 from hornbook.parallel.team import Team, join
 from hornbook.ranks import choose_device, from_first, patient_group
 from hornbook.stages.corpus import make_corpus, make_mixture
-from hornbook.stages.keep import begun, run_folder, sources
+from hornbook.stages.keep import begun, run_folder, sources, states
 from hornbook.stages.learn import check_model, pretrain, sft
 from hornbook.stages.settings import Recipe, SftRecipe, learned, usual
 from hornbook.stages.tokens import make_shards, ready_tokenizer, train_tokenizer
@@ -26,7 +26,7 @@ def pretrain_run(recipe: Recipe, voice: Voice, command: str) -> Path:
     out, team = Path(recipe.out), _team(recipe, voice)
     shape = check_model(recipe)
     if not (out / "pretrained" / MANIFEST).exists():  # what is finished needs nothing
-        check(shape, recipe, team, out / "checkpoints" / "pretrain")
+        check(shape, recipe, team, states(out, "pretrain"))
     with held_by_first(out):
         from_first(lambda: begun(out, "pretrain", learned(recipe), usual(recipe)))
         from_first(lambda: prepared(recipe, voice) and None, patient_group("waiting"))  # a tokenizer is no JSON value

@@ -23,7 +23,7 @@ from hornbook.generation.ctc import prefix_beam
 from hornbook.model import TransformerModel, Undrawn, initialize
 from hornbook.parallel.team import Team
 from hornbook.ranks import choose_device
-from hornbook.stages.keep import METRICS, begun, kept, run_folder
+from hornbook.stages.keep import METRICS, begun, kept, run_folder, states
 from hornbook.stages.settings import SpeechRecipe, learned, usual
 from hornbook.stages.train import Stage, check, train
 from hornbook.stages.voice import Voice
@@ -74,7 +74,7 @@ def speech_run(recipe: SpeechRecipe, voice: Voice, command: str) -> Errors:
     with Undrawn():
         model = families.build(config, "[model]")
     if not (out / "model" / MANIFEST).exists():  # what is finished needs nothing
-        check(model, recipe, Team(device=device), out / "checkpoints" / "speech")
+        check(model, recipe, Team(device=device), states(out, "speech"))
     variation = Variation(**{each.name: getattr(recipe, each.name) for each in fields(Variation)})
     sound: dict[str, Any] = {key: getattr(recipe, key) for key in ("rate", "trim", "pace", "deltas")}
     rows = SpeechRows(heard, letters, mels=config["num_mel_bins"], variation=variation, seed=recipe.seed, **sound)

@@ -64,7 +64,7 @@ def check(model: TransformerModel, recipe: Learning, team: Team, folder: Path) -
     choose_precision(recipe.precision, team.device)
     _check_alone(recipe, team)
     allow_tf32(recipe.tf32, team.device)
-    check_room(folder, model, most_states(recipe.steps, _points(recipe), recipe.keep_every, recipe.keep_best))
+    check_room(folder, model, most_states(recipe.steps, _save_every(recipe), recipe.keep_every, recipe.keep_best))
     with shapes_only():
         shape = model.spec.build()
     shape.config = model.config
@@ -100,7 +100,7 @@ def train(
         clip=recipe.clip, precision=precision, sigmas=recipe.sigmas,
         peak=matmul_peak(stage.team.device, precision, measure=recipe.steps >= LONG and stage.team.first),
         folder=folder, found=found, save_seconds=recipe.save_seconds,
-        save_every=_points(recipe), keep_every=recipe.keep_every,
+        save_every=_save_every(recipe), keep_every=recipe.keep_every,
         keep_best="held_out_loss" if recipe.keep_best else "", log_every=max(1, recipe.steps // ROWS),
         hook_every=max(1, recipe.steps // recipe.looks), stage=stage.name, name=digest(stage.inputs), resume=stage.resume,
         look=looks(stage.name, every, lambda row: append_line(stage.run / LAYERS, row)) if every else no_look,
@@ -119,7 +119,8 @@ def train(
         stage.voice.say(f"compiling took {compile_seconds():.0f} s")
 
 
-def _points(recipe: Learning) -> int:
+def _save_every(recipe: Learning) -> int:
+    """Steps from one state that a rollback may go back to, to the next."""
     return max(1, recipe.steps // ROLLBACK_POINTS)
 
 

@@ -110,7 +110,9 @@ def write_incident(
 
 
 def _place(folder: Path, name: str, position: dict[str, Any]) -> str:
-    """Where this incident is, if a run that was stopped has written it before, or may be; empty: nowhere."""
+    """Where an incident at this position of the data belongs: where a run that was stopped has written it, else a free name; empty
+    where there are `MOST`.
+    """
     there = [folder / name] + [folder / f"{name}-{again}" for again in range(2, MOST + 1)]
     for place in there:
         if not place.exists():
